@@ -1,0 +1,292 @@
+"""The one training loop of all three experiments: train, select on validation, never lose a step.
+
+`train_model` takes a model, loaders, a loss, an optimizer and a per-batch schedule and returns the
+model of the best epoch with the history. It knows nothing of quantum circuits: what an experiment
+does at an epoch's start or adds to its row comes as a callback.
+"""
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
+from tqdm import tqdm
+
+from qcifar.errors import InputError, Interrupted
+from qcifar.files import read_checkpoint, write_checkpoint, write_csv
+from qcifar.seeding import seed_torch
+
+SIGN = {"f1": 1, "top1": 1, "loss": -1}  # whether more is better
+REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 5.0  # of the bar: each refresh waits for the device
+
+
+@dataclass
+class Progress:
+    """Where a run is. `step` batches of `epoch` are done; the sums are theirs."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: torch.Tensor | None = None  # () float64, on the device: summed over images
+    correct: torch.Tensor | None = None  # () int64, likewise
+    lr: float = 0.0  # of the last step
+    seconds: float = 0.0  # spent on these steps, also before an interruption
+    history: list[dict] = field(default_factory=list)  # one row an epoch
+    best_epoch: int = -1
+    best_value: float = -math.inf  # larger is better
+
+
+def train_model(
+    model, train_loader, val_loader, criterion, optimizer, scheduler, run, *,
+    epochs, select_by, autocast, checkpoint_minutes, on_epoch_start=None, on_epoch_end=None,
+):  # fmt: skip
+    """Train for `epochs` epochs, or go on where `run` was stopped, and return the best epoch's model.
+
+    Args:
+        model: network from (B, C, S, S) to logits (B, classes), on the device of the loaders.
+        train_loader, val_loader: `qcifar.loader.TrainLoader` and `EvalLoader`.
+        criterion: (logits, labels) -> mean loss; also the validation loss.
+        optimizer, scheduler: the schedule is stepped after every batch.
+        run: `qcifar.run.Run`, the folder with metrics.csv, last.pt, best.pt and log.txt.
+        epochs: passes over the training split.
+        select_by: what decides the best epoch on validation: "f1" (macro), "top1" or "loss".
+        autocast: context manager around each forward pass.
+        checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
+        on_epoch_start: called with the epoch's number (from 0) before its first step. When a run
+            resumes inside an epoch it is called too, and what it set is then overwritten by the
+            checkpoint.
+        on_epoch_end: called with (epoch, row); may add entries to the row of metrics.csv.
+
+    Returns:
+        (model, history): the model with the weights of the best epoch, and one dict an epoch.
+
+    Raises:
+        InputError: the checkpoint is damaged or of another run; the loss is not finite.
+        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+    """
+    begin_epoch = on_epoch_start or (lambda epoch: None)
+    stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    now = Progress()
+    if run.last_path.exists():
+        saved = load_checkpoint(run.last_path, run.identity, train_loader.images.device)
+        now = Progress(**saved["progress"])
+        begin_epoch(now.epoch)
+        restore(stateful, saved, run.last_path)
+        run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(train_loader)}")
+
+    def save():
+        write_checkpoint(run.last_path, checkpoint(stateful, now, run.identity))
+
+    with stop_on_signals() as stop:
+        while now.epoch < epochs:
+            if now.step == 0:
+                begin_epoch(now.epoch)
+            try:
+                train_one_epoch(
+                    model, train_loader, criterion, optimizer, scheduler, now,
+                    title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast,
+                    stop=stop, save=save, save_every=60 * checkpoint_minutes,
+                )  # fmt: skip
+                scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
+            except Interrupted:
+                save()
+                raise
+            row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
+            if on_epoch_end:
+                on_epoch_end(now.epoch, row)
+            now.history.append(row)
+            if SIGN[select_by] * scores[select_by] > now.best_value:
+                now.best_epoch, now.best_value = now.epoch, SIGN[select_by] * scores[select_by]
+                best = {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity}
+                write_checkpoint(run.best_path, best)
+            now = Progress(
+                epoch=now.epoch + 1, history=now.history, best_epoch=now.best_epoch, best_value=now.best_value
+            )
+            write_csv(run.metrics_path, now.history)
+            save()  # after best.pt: what lies on disk is never ahead of its best model
+            run.log(describe(row, epochs))
+
+    best = load_checkpoint(run.best_path, run.identity, train_loader.images.device)
+    begin_epoch(best["epoch"])
+    restore({"model": model}, best, run.best_path)
+    return model, now.history
+
+
+def train_one_epoch(
+    model, loader, criterion, optimizer, scheduler, now, *, title, autocast, stop, save, save_every
+):  # fmt: skip
+    """Run the steps of epoch `now.epoch` from `now.step` on, keeping `now` true after every step.
+
+    Nothing waits for the device inside a step; loss and accuracy are read when the bar is refreshed.
+    """
+    model.train()
+    if now.step == 0:
+        now.loss_sum = torch.zeros((), dtype=torch.float64, device=loader.images.device)
+        now.correct = torch.zeros((), dtype=torch.int64, device=loader.images.device)
+    size = loader.batch_size
+    started = refreshed = saved = time.monotonic()
+    before = now.seconds
+    with tqdm(
+        total=len(loader) * size, initial=now.step * size, unit="img", leave=False, mininterval=REFRESH_SECONDS,
+        desc=title,
+    ) as bar:  # fmt: skip
+        for x, labels in loader.batches(now.epoch, now.step):
+            seed_torch(loader.seed, "model", now.epoch, now.step)  # for models that draw: none can shift another step
+            optimizer.zero_grad(set_to_none=True)
+            with autocast:
+                logits = model(x)  # (B, classes)
+                loss = criterion(logits, labels)
+            loss.backward()
+            now.lr = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            scheduler.step()
+            now.loss_sum += loss.detach().double() * size
+            now.correct += (logits.detach().argmax(1) == labels).sum()
+            now.step += 1
+            clock = time.monotonic()
+            now.seconds = before + clock - started
+            if clock - refreshed > REFRESH_SECONDS:
+                seen, refreshed = now.step * size, clock
+                loss_text, top1_text = f"{now.loss_sum.item() / seen:.3f}", f"{now.correct.item() / seen:.3f}"
+                bar.set_postfix(loss=loss_text, top1=top1_text, refresh=False)
+            bar.update(size)
+            stop.check()
+            if clock - saved >= save_every and now.step < len(loader):
+                save()
+                saved = time.monotonic()
+    if not math.isfinite(now.loss_sum.item()):  # also waits for the device, so that the seconds are whole
+        raise InputError(f"the loss of epoch {now.epoch + 1} is not finite: training diverged; lower MAX_LR (--max-lr)")
+    now.seconds = before + time.monotonic() - started
+
+
+@torch.inference_mode()
+def evaluate(model, loader, criterion, autocast, name="test", stop=None):
+    """Score `model` on all images of `loader`.
+
+    Returns:
+        scores: dict with mean "loss", "top1" and "top5" accuracy in [0, 1] and macro "f1" (over the
+            classes that occur in labels or predictions).
+        logits: (n, classes) float32 array, in the loader's order.
+        labels: (n,) int64 array.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
+    model.eval()
+    collected = []
+    bar = tqdm(total=len(loader.images), unit="img", leave=False, desc=name, delay=1.0, mininterval=REFRESH_SECONDS)
+    with bar:
+        for x, labels in loader.batches():
+            with autocast:
+                logits = model(x)
+            collected.append(logits.float())
+            bar.update(len(labels))
+            if stop is not None:
+                stop.check()
+    logits = torch.cat(collected)  # (n, classes)
+    loss = criterion(logits, loader.labels).item()
+    logits, labels = logits.cpu().numpy(), loader.labels.cpu().numpy()
+    if not np.isfinite(logits).all():
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        raise InputError(f"{name}: {len(bad)} images have logits that are not finite, the first at place {bad[0]}")
+    predicted = logits.argmax(axis=1)
+    scores = {
+        "loss": loss,
+        "top1": float(accuracy_score(labels, predicted)),
+        "top5": float(top_k_accuracy_score(labels, logits, k=5, labels=np.arange(logits.shape[1]))),
+        "f1": float(f1_score(labels, predicted, average="macro")),
+    }
+    return scores, logits, labels
+
+
+def epoch_row(now, images, scores):
+    """The row of metrics.csv for the epoch that `now` has completed, with `images` trained on."""
+    return {
+        "epoch": now.epoch + 1,
+        "train_loss": now.loss_sum.item() / images,
+        "train_top1": now.correct.item() / images,
+        "val_loss": scores["loss"],
+        "val_top1": scores["top1"],
+        "val_top5": scores["top5"],
+        "val_f1": scores["f1"],
+        "lr": now.lr,
+        "seconds": now.seconds,
+        "images_per_second": images / now.seconds,
+    }
+
+
+def describe(row, epochs):
+    """One line for the screen and log.txt."""
+    text = (
+        f"epoch {row['epoch']}/{epochs}  train loss {row['train_loss']:.4f} top1 {row['train_top1']:.4f}  "
+        f"val loss {row['val_loss']:.4f} top1 {row['val_top1']:.4f} f1 {row['val_f1']:.4f}  "
+        f"lr {row['lr']:.2e}  {row['images_per_second']:.0f} img/s"
+    )
+    return text + (f"  alpha {row['alpha']:.3g}" if "alpha" in row else "")
+
+
+def checkpoint(stateful, now, identity):
+    """Everything that the rest of a run depends on, as tensors and plain values."""
+    progress = dict(vars(now))
+    return {"identity": identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
+
+
+def load_checkpoint(path, identity, device):
+    """Read a checkpoint of the run that `identity` describes. Raises `InputError` for any other."""
+    saved = read_checkpoint(path, device)
+    if not isinstance(saved, dict) or "identity" not in saved:
+        raise InputError(f"{path} is no checkpoint of this test bench; delete it and run again")
+    differing = [key for key in identity if saved["identity"].get(key) != identity[key]]
+    if differing:
+        raise InputError(
+            f"{path} is of another run: {', '.join(differing)} differ; delete it, or use another --run-dir"
+        )
+    return saved
+
+
+def restore(stateful, saved, path):
+    """Load each state of `saved` into its object. Raises `InputError` where one does not fit."""
+    for name, target in stateful.items():
+        try:
+            target.load_state_dict(saved[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[-1].strip()
+            raise InputError(f"{path} does not fit this {name}: {first}; delete it and run again") from None
+
+
+class Stop:
+    """Remembers SIGINT or SIGTERM until the step is done."""
+
+    signum: int | None = None
+
+    def check(self):
+        """Raise `Interrupted` if a signal arrived."""
+        if self.signum is not None:
+            name = signal.Signals(self.signum).name
+            raise Interrupted(self.signum, f"stopped by {name}; saved, the same command goes on from here")
+
+
+@contextlib.contextmanager
+def stop_on_signals():
+    """Yield a `Stop` that SIGINT and SIGTERM set; a second one interrupts at once, unsaved."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # Python delivers signals to the main thread only
+        return
+
+    def handle(signum, frame):
+        if stop.signum is not None:
+            raise KeyboardInterrupt
+        stop.signum = signum
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,77 @@
+"""Baseline: torchvision ResNet-34 on CIFAR-100, deterministic.
+
+    python cifar100_baseline.py                                      # the full recipe
+    python cifar100_baseline.py --img-size 32 --weights none --epochs 3
+    python cifar100_baseline.py --dataset synthetic --weights none --img-size 32 --epochs 3
+
+Writes runs/cifar100_baseline_det/seed<SEED>/ (config.json, metrics.csv, result.json, predictions.npz,
+last.pt, best.pt, log.txt). Interrupted, the same command goes on where it stopped. The other two
+experiments are this script plus a quantum part: `diff` them.
+"""
+
+import sys
+
+from torch import nn
+
+from DLfunctions import train_model
+from qcifar.config import settings_from_constants
+from qcifar.errors import run_script
+from qcifar.models import build_resnet
+from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule
+from qcifar.run import open_run, report
+from qcifar.seeding import autocast, set_up_torch
+
+# run
+SEED = 42  # of initial weights, image order and augmentation
+DEVICE = "auto"  # auto, cpu, cuda or cuda:1
+PRECISION = "auto"  # auto, fp32, tf32 or bf16; auto is bf16 on a GPU that has it, else fp32
+RUN_DIR = "./runs"  # where the run folders lie
+CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
+RESUME = True  # False deletes what the run folder holds and starts over
+COMPILE = False  # torch.compile
+# data
+DATASET = "cifar100"  # cifar100 or synthetic
+DATA_DIR = "./data"  # holds cifar-100-python/
+SPLIT_SEED = 42  # of the stratified train/validation split
+VAL_FRACTION = 0.2  # share of the 50,000 training images that validates
+IMG_SIZE = 224  # side of the network's input, pixels
+TRAIN_LIMIT = 0  # first k training images after a seeded shuffle; 0 = all
+EVAL_LIMIT = 0  # likewise for validation and for test
+# model
+MODEL_NAME = "resnet34"  # torchvision's name
+WEIGHTS = "imagenet"  # imagenet, none or the path of a state dict
+# optimizer
+EPOCHS = 40  # passes over the training split
+BATCH_SIZE = 128  # images a step
+MAX_LR = 7e-4  # OneCycle peak
+WEIGHT_DECAY = 1e-4  # AdamW
+LABEL_SMOOTHING = 0.05  # cross-entropy
+SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    device, precision = set_up_torch(cfg.device, cfg.precision)
+    parts = load_parts(cfg, device)
+    run = open_run(cfg, "cifar100_baseline_det", device, precision, parts)
+    if run.finished:
+        return run.show_result()
+
+    train_loader, val_loader, test_loader = make_loaders(parts, cfg)
+    model = build_resnet(cfg.model_name, cfg.weights, cfg.seed).to(device)
+    if cfg.compile:
+        model.compile()
+
+    criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
+    optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
+    scheduler = make_schedule(optimizer, cfg.max_lr, cfg.epochs * len(train_loader))
+    context = autocast(device, precision)
+    model, history = train_model(
+        model, train_loader, val_loader, criterion, optimizer, scheduler, run,
+        epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
+    )  # fmt: skip
+    return report(run, cfg, model, test_loader, parts.test.index, criterion, context, history)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,200 @@
+"""Hybrid head: a variational quantum circuit beside the classical head of the baseline.
+
+    python cifar100_hybrid_Qhead.py                                          # the full recipe
+    python cifar100_hybrid_Qhead.py --img-size 32 --weights none --epochs 3 --epochs-warmup 1
+    python cifar100_hybrid_Qhead.py --schedule per_phase --alpha-start 0.5 --angle-scaling none   # as published
+
+logits = logits_cls + alpha * logits_q, alpha = sigmoid(alpha_raw). Phase A (the first EPOCHS_WARMUP
+epochs) has the quantum branch off and frozen and trains the baseline to the bit; in phase B everything
+learns. Alpha is on the screen, in metrics.csv and in result.json. Writes
+runs/cifar100_hybrid_qhead/seed<SEED>/ with the same files as the baseline.
+"""
+
+import math
+import sys
+
+import pennylane as qml
+import torch
+from torch import nn
+
+from DLfunctions import train_model
+from qcifar.circuits import QuantumLayer, circuit_fingerprint, make_qnode
+from qcifar.config import settings_from_constants
+from qcifar.data import CLASSES
+from qcifar.errors import InputError, run_script
+from qcifar.models import build_resnet
+from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule
+from qcifar.run import open_run, report
+from qcifar.seeding import autocast, set_up_torch, torch_stream
+
+# run
+SEED = 42  # of initial weights, image order and augmentation
+DEVICE = "auto"  # auto, cpu, cuda or cuda:1
+PRECISION = "auto"  # auto, fp32, tf32 or bf16; auto is bf16 on a GPU that has it, else fp32
+RUN_DIR = "./runs"  # where the run folders lie
+CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
+RESUME = True  # False deletes what the run folder holds and starts over
+COMPILE = False  # torch.compile
+# data
+DATASET = "cifar100"  # cifar100 or synthetic
+DATA_DIR = "./data"  # holds cifar-100-python/
+SPLIT_SEED = 42  # of the stratified train/validation split
+VAL_FRACTION = 0.2  # share of the 50,000 training images that validates
+IMG_SIZE = 224  # side of the network's input, pixels
+TRAIN_LIMIT = 0  # first k training images after a seeded shuffle; 0 = all
+EVAL_LIMIT = 0  # likewise for validation and for test
+# model
+MODEL_NAME = "resnet34"  # torchvision's name
+WEIGHTS = "imagenet"  # imagenet, none or the path of a state dict
+# optimizer
+EPOCHS = 40  # passes over the training split
+BATCH_SIZE = 128  # images a step
+MAX_LR = 7e-4  # OneCycle peak
+WEIGHT_DECAY = 1e-4  # AdamW
+LABEL_SMOOTHING = 0.05  # cross-entropy
+SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
+# quantum
+N_QUBITS = 4  # width of the circuit
+QUANTUM_DEVICE = "default.qubit"  # any PennyLane device
+N_LAYERS = 2  # of StronglyEntanglingLayers
+EPOCHS_WARMUP = 5  # length of phase A, of the EPOCHS in all; 0 = phase B from the start
+SCHEDULE = "shared"  # shared: one OneCycle; per_phase: as published, a new optimizer and cycle for phase B
+ALPHA_START = 0.1  # alpha at the start of phase B; published: 0.5
+ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbounded as published
+DIFF_METHOD = "backprop"  # backprop, adjoint, parameter-shift or best
+
+
+def make_circuit(n_qubits):
+    """The circuit as a function of inputs (B, n_qubits) and weights (n_layers, n_qubits, 3)."""
+
+    def head_circuit(inputs, weights):
+        qml.AngleEmbedding(inputs, wires=range(n_qubits))  # RX
+        qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
+        return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+    return head_circuit
+
+
+class HybridNet(nn.Module):
+    """Backbone with a classical head and a quantum branch, fused by a learned gate.
+
+    Args:
+        resnet: the baseline network; its `fc` becomes the classical head.
+        circuit: layer from angles (B, n_qubits) to expectation values (B, n_qubits).
+        n_qubits: width of the circuit.
+        angle_scaling: "tanh": angles pi * tanh(pre_q); "none": pre_q itself.
+    """
+
+    def __init__(self, resnet, circuit, n_qubits, angle_scaling):
+        super().__init__()
+        features = resnet.fc.in_features
+        self.classifier = resnet.fc
+        resnet.fc = nn.Identity()
+        self.backbone = resnet
+        self.pre_q = nn.Linear(features, n_qubits)
+        self.circuit = circuit
+        self.post_q = nn.Linear(n_qubits, CLASSES)
+        self.alpha_raw = nn.Parameter(torch.tensor(-20.0))  # phase A: alpha = 2e-9
+        self.bounded = angle_scaling == "tanh"
+        self.branch_on = False
+
+    @property
+    def alpha(self):
+        return torch.sigmoid(self.alpha_raw)
+
+    def forward(self, x):
+        feats = self.backbone(x)  # (B, 512)
+        logits = self.classifier(feats)  # (B, 100)
+        if not self.branch_on:
+            return logits  # the circuit is not evaluated
+        angles = self.pre_q(feats)  # (B, n_qubits)
+        if self.bounded:
+            angles = math.pi * torch.tanh(angles)
+        return logits + self.alpha * self.post_q(self.circuit(angles))
+
+    def start_epoch(self, epoch, epochs_warmup, alpha_start):
+        """Phase A before epoch `epochs_warmup`: branch off and frozen; phase B from then on."""
+        self.branch_on = epoch >= epochs_warmup
+        for parameter in (*self.pre_q.parameters(), *self.circuit.parameters(), *self.post_q.parameters()):
+            parameter.requires_grad_(self.branch_on)
+        self.alpha_raw.requires_grad_(self.branch_on)
+        if epoch == epochs_warmup:
+            self.alpha_raw.data.fill_(math.log(alpha_start / (1 - alpha_start)))
+
+
+class OneCyclePerPhase:
+    """The published schedule: phase B begins with a new optimizer and a OneCycle of its own.
+
+    Stepped after every batch like a torch schedule; its state is the number of steps taken.
+    """
+
+    def __init__(self, optimizer, max_lr, steps_a, steps_b):
+        self.optimizer, self.max_lr, self.steps_a, self.steps_b = optimizer, max_lr, steps_a, steps_b
+        self.taken = 0
+        self.cycle = make_schedule(optimizer, max_lr, steps_a or steps_b)
+
+    def step(self):
+        self.taken += 1
+        if self.taken == self.steps_a and self.steps_b:
+            self.optimizer.state.clear()  # moments and step counts, as in a new optimizer
+            self.cycle = make_schedule(self.optimizer, self.max_lr, self.steps_b)
+        else:
+            self.cycle.step()
+
+    def state_dict(self):
+        return {"taken": self.taken, "cycle": self.cycle.state_dict()}
+
+    def load_state_dict(self, state):
+        self.taken = state["taken"]
+        self.cycle.load_state_dict(state["cycle"])
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    if cfg.epochs_warmup > cfg.epochs:
+        raise InputError(
+            f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}"
+        )
+    device, precision = set_up_torch(cfg.device, cfg.precision)
+    parts = load_parts(cfg, device)
+    circuit = make_circuit(cfg.n_qubits)
+    shapes = (2, cfg.n_qubits), qml.StronglyEntanglingLayers.shape(cfg.n_layers, cfg.n_qubits)
+    fingerprint = circuit_fingerprint(circuit, *shapes)
+    run = open_run(cfg, "cifar100_hybrid_qhead", device, precision, parts, circuits=[fingerprint])
+    if run.finished:
+        return run.show_result()
+
+    train_loader, val_loader, test_loader = make_loaders(parts, cfg)
+    resnet = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
+    with torch_stream(cfg.seed, "quantum"):
+        qnode = make_qnode(circuit, cfg.quantum_device, cfg.n_qubits, cfg.diff_method)
+        weights = 2 * math.pi * torch.rand(shapes[1])  # radians
+        model = HybridNet(resnet, QuantumLayer(qnode, weights), cfg.n_qubits, cfg.angle_scaling)
+    model = model.to(device)
+    model.circuit(torch.zeros(2, cfg.n_qubits, device=device)).sum().backward()  # a circuit that fails, fails here
+    model.zero_grad()
+    if cfg.compile:
+        model.compile()
+
+    criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
+    optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
+    steps_a, steps_b = (n * len(train_loader) for n in (cfg.epochs_warmup, cfg.epochs - cfg.epochs_warmup))
+    if cfg.schedule == "shared":
+        scheduler = make_schedule(optimizer, cfg.max_lr, steps_a + steps_b)
+    else:
+        scheduler = OneCyclePerPhase(optimizer, cfg.max_lr, steps_a, steps_b)
+    context = autocast(device, precision)
+    model, history = train_model(
+        model, train_loader, val_loader, criterion, optimizer, scheduler, run,
+        epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
+        on_epoch_start=lambda epoch: model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start),
+        on_epoch_end=lambda epoch, row: row.update(alpha=model.alpha.item()),
+    )  # fmt: skip
+    return report(
+        run, cfg, model, test_loader, parts.test.index, criterion, context, history,
+        params_quantum=model.circuit.weights.numel(), alpha=model.alpha.item(),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,205 @@
+"""Quantum channels: the baseline with a 5-channel conv1 that also sees two maps of circuit outputs.
+
+    python cifar100_quantum_channels.py                                      # the full recipe
+    python cifar100_quantum_channels.py --img-size 32 --weights none --epochs 3
+    python cifar100_quantum_channels.py --circuits published --no-align-maps --map-scaling minmax \\
+        --extra-channel-init mean                                            # as published
+
+Each image's grey cell means become rotation angles of two circuits, an edge and a texture descriptor
+(`qnode_edge`, `qnode_tex`). Their expectation values are computed once per image, cached in
+runs/cifar100_quantum_channels/descriptors/, and laid back over the image as channels 4 (QE) and 5 (QT).
+Writes runs/cifar100_quantum_channels/seed<SEED>/ with the same files as the baseline.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import pennylane as qml
+import torch
+from torch import nn
+
+from DLfunctions import train_model
+from qcifar.circuits import circuit_fingerprint, make_qnode
+from qcifar.config import settings_from_constants
+from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors
+from qcifar.errors import InputError, run_script
+from qcifar.models import build_resnet
+from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule
+from qcifar.run import open_run, report
+from qcifar.seeding import autocast, set_up_torch
+
+# run
+SEED = 42  # of initial weights, image order and augmentation
+DEVICE = "auto"  # auto, cpu, cuda or cuda:1
+PRECISION = "auto"  # auto, fp32, tf32 or bf16; auto is bf16 on a GPU that has it, else fp32
+RUN_DIR = "./runs"  # where the run folders lie
+CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
+RESUME = True  # False deletes what the run folder holds and starts over
+COMPILE = False  # torch.compile
+# data
+DATASET = "cifar100"  # cifar100 or synthetic
+DATA_DIR = "./data"  # holds cifar-100-python/
+SPLIT_SEED = 42  # of the stratified train/validation split
+VAL_FRACTION = 0.2  # share of the 50,000 training images that validates
+IMG_SIZE = 224  # side of the network's input, pixels
+TRAIN_LIMIT = 0  # first k training images after a seeded shuffle; 0 = all
+EVAL_LIMIT = 0  # likewise for validation and for test
+# model
+MODEL_NAME = "resnet34"  # torchvision's name
+WEIGHTS = "imagenet"  # imagenet, none or the path of a state dict
+# optimizer
+EPOCHS = 40  # passes over the training split
+BATCH_SIZE = 128  # images a step
+MAX_LR = 7e-4  # OneCycle peak
+WEIGHT_DECAY = 1e-4  # AdamW
+LABEL_SMOOTHING = 0.05  # cross-entropy
+SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
+# quantum
+N_QUBITS = 4  # cells of the image, one qubit each: 4 = 2 x 2
+QUANTUM_DEVICE = "default.qubit"  # any PennyLane device
+CIRCUITS = "default"  # default (no gate without effect) or published
+QUANTUM_DEPTH = 1  # layers of each circuit
+QUANTUM_IMAGE_SIZE = 28  # side of the grey image whose cells are averaged, pixels
+ALIGN_MAPS = True  # maps follow the image's crop and flip; published: False
+MAP_SCALING = "fixed"  # fixed keeps [-1, 1]; minmax stretches each map to [0, 1] as published
+EXTRA_CHANNEL_INIT = "zero"  # conv1 filters of QE and QT: zero starts as the baseline; mean (of RGB) as published
+
+
+def edge_circuit(angles, n_qubits, depth):
+    """Ring-entangled: local RY encoding, CNOT ring, then every qubit turned by its own and its neighbour's cell."""
+    for _ in range(depth):
+        for i in range(n_qubits):
+            qml.RY(angles[..., i], wires=i)
+        for i in range(n_qubits):
+            qml.CNOT(wires=[i, (i + 1) % n_qubits])
+        for i in range(n_qubits):  # RZ before RY: after it, the readout along Z would not see RZ
+            qml.RZ(angles[..., (i + 1) % n_qubits] / 2, wires=i)
+            qml.RY(angles[..., i] / 2, wires=i)
+    return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+
+def texture_circuit(angles, n_qubits, depth):
+    """Star-entangled: phase encoding, products of cells as ZZ phases (IQP, arXiv:1804.11326), CNOT star, RX."""
+    for _ in range(depth):
+        for i in range(n_qubits):
+            qml.Hadamard(wires=i)
+            qml.RZ(angles[..., i], wires=i)
+        for i in range(1, n_qubits):
+            qml.IsingZZ(angles[..., 0] * angles[..., i], wires=[0, i])
+        for i in range(1, n_qubits):
+            qml.CNOT(wires=[0, i])
+        for i in range(n_qubits):
+            qml.RX(0.7 * angles[..., i], wires=i)
+    return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+
+def published_edge_circuit(angles, n_qubits, depth):
+    """As published. The RZ gates of the last layer commute with the readout and have no effect."""
+    for _ in range(depth):
+        for i in range(n_qubits):
+            qml.RY(angles[..., i], wires=i)
+        for i in range(n_qubits):
+            qml.CNOT(wires=[i, (i + 1) % n_qubits])
+        for i in range(n_qubits):
+            qml.RY(angles[..., i] / 2, wires=i)
+            qml.RZ(angles[..., (i + 1) % n_qubits] / 2, wires=i)
+    return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+
+def published_texture_circuit(angles, n_qubits, depth):
+    """As published. At depth 1 it is -sin(0.7 v_i) exactly: nothing but the last RY acts on the readout."""
+    for _ in range(depth):
+        for i in range(n_qubits):
+            qml.Hadamard(wires=i)
+            qml.RX(angles[..., i], wires=i)
+        for i in range(1, n_qubits):
+            qml.CNOT(wires=[0, i])
+        for i in range(n_qubits):
+            qml.RY(0.7 * angles[..., i], wires=i)
+        for i in range(n_qubits - 1):
+            qml.CZ(wires=[i, i + 1])
+    return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+
+def make_circuits(circuits, n_qubits, depth):
+    """The edge and the texture circuit as functions of angles (B, n_qubits)."""
+    if n_qubits < 2:
+        raise InputError(
+            f"N_QUBITS (--n-qubits): the descriptors entangle neighbours, expected at least 2, got {n_qubits}"
+        )
+    pair = {
+        "default": (edge_circuit, texture_circuit),
+        "published": (published_edge_circuit, published_texture_circuit),
+    }[circuits]
+    return [functools.partial(circuit, n_qubits=n_qubits, depth=depth) for circuit in pair]
+
+
+def expand_conv1(model, extra_channels, init):
+    """Give `model.conv1` `extra_channels` more inputs; its RGB filters stay as they are, in place.
+
+    With "zero" the network's output is unchanged, to the bit; with "mean" each new channel gets the
+    mean of the RGB filters.
+    """
+    old = model.conv1
+    new = nn.utils.skip_init(
+        nn.Conv2d, 3 + extra_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False
+    )
+    extra = old.weight.mean(dim=1, keepdim=True) if init == "mean" else torch.zeros_like(old.weight[:, :1])
+    with torch.no_grad():
+        new.weight.copy_(torch.cat([old.weight, extra.expand(-1, extra_channels, -1, -1)], dim=1))  # (64, 5, 7, 7)
+    model.conv1 = new
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    device, precision = set_up_torch(cfg.device, cfg.precision)
+    parts = load_parts(cfg, device)
+    edge, texture = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
+    fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in (edge, texture)]
+    run = open_run(cfg, "cifar100_quantum_channels", device, precision, parts, circuits=fingerprints)
+    if run.finished:
+        return run.show_result()
+
+    qnode_edge = make_qnode(edge, cfg.quantum_device, cfg.n_qubits)
+    qnode_tex = make_qnode(texture, cfg.quantum_device, cfg.n_qubits)
+
+    def quantum_maps(name):
+        part = getattr(parts, name)
+        descriptors = []
+        for kind, qnode, fingerprint in (("edge", qnode_edge, fingerprints[0]), ("tex", qnode_tex, fingerprints[1])):
+            parameters = {
+                "circuit": fingerprint,
+                "n_qubits": cfg.n_qubits,
+                "depth": cfg.quantum_depth,
+                "image_size": cfg.quantum_image_size,
+                "preprocessing": PREPROCESSING,
+                "device": cfg.quantum_device,
+                "data": parts.data.fingerprint,
+                "split": parts.split.fingerprint,
+            }
+            folder = Path(cfg.run_dir) / "cifar100_quantum_channels" / "descriptors"
+            values = cached_descriptors(folder, name, kind, qnode, part.images, part.index, parameters)
+            descriptors.append(values.to(device))
+        return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
+
+    train_loader, val_loader, test_loader = make_loaders(parts, cfg, quantum_maps)
+    model = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
+    expand_conv1(model, 2, cfg.extra_channel_init)
+    model = model.to(device)
+    if cfg.compile:
+        model.compile()
+
+    criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
+    optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
+    scheduler = make_schedule(optimizer, cfg.max_lr, cfg.epochs * len(train_loader))
+    context = autocast(device, precision)
+    model, history = train_model(
+        model, train_loader, val_loader, criterion, optimizer, scheduler, run,
+        epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
+    )  # fmt: skip
+    return report(run, cfg, model, test_loader, parts.test.index, criterion, context, history)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,1 @@
+"""Shared nouns of the test bench: constants, data, augmentation, models, descriptors, run folder."""

@@ -1,0 +1,94 @@
+"""What both quantum experiments need around a PennyLane circuit: a device, a check, a fingerprint."""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import pennylane as qml
+import torch
+from torch import nn
+
+from qcifar.errors import InputError
+
+
+def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> qml.QNode:
+    """`circuit` as a QNode with the torch interface on a PennyLane device of `n_qubits` wires.
+
+    Raises:
+        InputError: there is no such device, or it cannot differentiate by `diff_method`.
+    """
+    try:
+        device = qml.device(device_name, wires=n_qubits)
+        return qml.QNode(circuit, device, interface="torch", diff_method=diff_method)
+    except Exception as error:  # plugins raise what they like
+        raise InputError(
+            f"QUANTUM_DEVICE {device_name} with DIFF_METHOD {diff_method} and {n_qubits} qubits: {error}; "
+            f"default.qubit with backprop always works"
+        ) from None
+
+
+def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
+    """First 12 hex digits of the SHA-256 of the tape that `circuit` records on fixed inputs.
+
+    Two circuits have the same fingerprint if and only if they apply the same gates with the same
+    angles to the same wires and measure the same, so editing one is noticed wherever it is used.
+
+    Args:
+        shapes: of the circuit's arguments, each filled with fixed generic numbers.
+
+    Raises:
+        InputError: the circuit cannot be built.
+    """
+    probes = [torch.from_numpy(np.sin(1.0 + np.arange(np.prod(shape))).reshape(shape)) for shape in shapes]
+    try:
+        tape = qml.tape.make_qscript(circuit)(*probes)
+    except Exception as error:
+        raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {describe(error)}") from error
+    parts = []
+    for op in tape.operations:
+        angles = [np.round(np.asarray(p, dtype=np.complex128), 9).tolist() for p in op.data]
+        parts.append((op.name, op.wires.tolist(), angles, repr(op.hyperparameters)))
+    parts += [repr(measurement) for measurement in tape.measurements]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def circuit_name(circuit: Callable) -> str:
+    function = getattr(circuit, "func", circuit)  # of a QNode or a partial
+    return getattr(function, "__name__", str(getattr(function, "func", function)))
+
+
+def describe(error: Exception) -> str:
+    """Type and first line of an error that somebody else's code raised."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+class QuantumLayer(nn.Module):
+    """A circuit as a layer: inputs (B, n_qubits) -> expectation values (B, n_qubits).
+
+    The QNode is called once for the whole batch (PennyLane's parameter broadcasting), in float32 or
+    wider even under autocast. Its only parameter is `weights`, as in `qml.qnn.TorchLayer`.
+
+    Args:
+        qnode: (inputs (B, n), weights) -> n expectation values of shape (B,).
+        weights: initial value of the circuit's weights.
+    """
+
+    def __init__(self, qnode: qml.QNode, weights: torch.Tensor):
+        super().__init__()
+        self.qnode = qnode
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(inputs.device.type, enabled=False):
+            try:
+                values = self.qnode(inputs.float(), self.weights)
+            except Exception as error:  # never replaced by zeros: a circuit that fails stops the run
+                raise InputError(
+                    f"the circuit {circuit_name(self.qnode)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
+                ) from error
+            if not isinstance(values, torch.Tensor):
+                values = torch.stack(tuple(values), dim=-1)  # (B, n)
+            elif values.ndim == 1:
+                values = values[:, None]  # one qubit: PennyLane returns the bare value
+            return values.to(torch.float32)

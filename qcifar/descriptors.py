@@ -1,0 +1,225 @@
+"""From images to circuit inputs, from circuit outputs to caches on disk, and from there to channels.
+
+images (n, 3, 32, 32) uint8
+  -> grey, resized, cell means, standardised, times pi/3    angles (n, N)      `input_angles`
+  -> circuit, in chunks, cached as npz                      qvec   (n, N)      `cached_descriptors`
+  -> grid of cells, enlarged, scaled                        map    (B, 1, S, S) `QuantumMaps`
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+from tqdm import tqdm
+
+from qcifar.augment import SOURCE, interpolation_matrix, resample
+from qcifar.circuits import circuit_name, describe
+from qcifar.data import fingerprint
+from qcifar.errors import InputError
+from qcifar.files import read_npz, write_npz
+
+ANGLE_SCALE = math.pi / 3  # radians per standard deviation
+PREPROCESSING = "L, bilinear, cell means, standardised per image, pi/3"
+STD_FLOOR = 1e-6  # added to the standard deviation: an image of one grey gets angles 0
+AMPLITUDES_PER_CHUNK = 2**16  # 1 MB of complex128 states at a time stays in cache
+PILLOW_BITS = 22  # Pillow's fixed-point resampling weights
+
+
+def grid_shape(n_qubits: int) -> tuple[int, int]:
+    """(rows, columns) of the cells, one a qubit: as square as possible; 4 -> (2, 2), 6 -> (2, 3)."""
+    rows = max(r for r in range(1, math.isqrt(n_qubits) + 1) if n_qubits % r == 0)
+    return rows, n_qubits // rows
+
+
+def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.Tensor:
+    """Angles for the descriptor circuits, for all images at once.
+
+    Grey and resize equal Pillow's `convert("L").resize(..., BILINEAR)` to the bit.
+
+    Args:
+        images: (n, 3, 32, 32) uint8.
+        n_qubits: number of cells, on the grid `grid_shape(n_qubits)`.
+        image_size: side of the grey image in pixels.
+
+    Returns:
+        (n, n_qubits) float64 on the CPU, radians: cell means of an image, minus their mean, divided
+        by their standard deviation, times pi/3.
+
+    Raises:
+        InputError: the grey image has fewer pixels than cells along a side.
+    """
+    if image_size < max(grid_shape(n_qubits)):
+        raise InputError(
+            f"QUANTUM_IMAGE_SIZE (--quantum-image-size): {n_qubits} qubits are {grid_shape(n_qubits)} cells, "
+            f"expected at least {max(grid_shape(n_qubits))} pixels, got {image_size}"
+        )
+    chunks = [grey_resized(chunk, image_size) for chunk in images.cpu().split(4096)]
+    cells = torch.cat([adaptive_avg_pool2d(grey[:, None] / 255, grid_shape(n_qubits)).flatten(1) for grey in chunks])
+    centred = cells - cells.mean(dim=1, keepdim=True)
+    return centred / (cells.std(dim=1, correction=0, keepdim=True) + STD_FLOOR) * ANGLE_SCALE
+
+
+def grey_resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Pillow's grey, bilinearly resized image: (n, 3, H, W) uint8 -> (n, size, size) whole float64.
+
+    ITU-R 601 luma and resampling in Pillow's own fixed point. Products of 8-bit pixels with 22-bit
+    weights are exact in float64, so matrix products reproduce its integers.
+    """
+    red, green, blue = images.to(torch.int64).unbind(1)
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # (n, H, W)
+    rows = _pillow_weights(grey.shape[1], size)  # (size, H)
+    columns = _pillow_weights(grey.shape[2], size)  # (size, W)
+    half, one = 1 << (PILLOW_BITS - 1), 1 << PILLOW_BITS
+    across = ((grey.double() @ columns.mT + half) / one).floor().clamp(0, 255)  # columns first, as Pillow
+    return ((rows @ across + half) / one).floor().clamp(0, 255)
+
+
+def _pillow_weights(source: int, size: int) -> torch.Tensor:
+    """(size, source) float64 whole numbers: triangle filter in units of 2^-22."""
+    scale = source / size
+    support = max(scale, 1.0)
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    pixel = torch.arange(source, dtype=torch.float64) + 0.5
+    weights = (1.0 - ((pixel - centre[:, None]) / support).abs()).clamp(min=0.0)
+    weights = weights / weights.sum(1, keepdim=True)
+    return (weights * (1 << PILLOW_BITS) + 0.5).floor()
+
+
+def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tensor:
+    """Expectation values of `qnode` for every row of `angles`, by parameter broadcasting in chunks.
+
+    Args:
+        qnode: (angles (B, N)) -> N expectation values of shape (B,).
+        angles: (n, N) float64.
+        title: of the progress bar.
+
+    Returns:
+        (n, N) float64.
+
+    Raises:
+        InputError: the circuit raises, returns another shape or a value outside [-1, 1].
+    """
+    n, n_qubits = angles.shape
+    size = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
+    chunks = []
+    with tqdm(total=n, unit="img", leave=False, desc=title) as bar:
+        for chunk in angles.split(size):
+            where = f"the circuit {circuit_name(qnode)} on images {bar.n} to {bar.n + len(chunk) - 1} ({title})"
+            try:
+                values = torch.stack([torch.as_tensor(value) for value in qnode(chunk)], dim=-1)
+            except Exception as error:  # somebody's circuit: name it, never put zeros in its place
+                raise InputError(f"{where} failed: {describe(error)}") from error
+            if values.shape != chunk.shape:
+                raise InputError(f"{where}: expected values {tuple(chunk.shape)}, got {tuple(values.shape)}")
+            if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
+                raise InputError(f"{where}: expected values from -1 to 1, got {values.abs().max().item()}")
+            chunks.append(values.detach().double())
+            bar.update(len(chunk))
+    return torch.cat(chunks)
+
+
+def descriptor_key(parameters: dict) -> str:
+    """First 12 hex digits of the SHA-256 of all that the content of a cache depends on."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def cached_descriptors(
+    folder: Path, part: str, kind: str, qnode: Callable, images: torch.Tensor, index: np.ndarray, parameters: dict
+) -> torch.Tensor:
+    """Descriptors of `images`, read from `<part>_q_<kind>_<key>.npz` in `folder` or computed and put there.
+
+    Args:
+        part: "train", "val" or "test".
+        kind: "edge" or "tex".
+        qnode: see `run_circuit`.
+        images: (n, 3, 32, 32) uint8.
+        index: (n,) place of each image in the published file.
+        parameters: what the circuit and the preprocessing were; the key is made of these, the part
+            and the index. Needs "n_qubits" and "image_size".
+
+    Returns:
+        (n, n_qubits) float32.
+
+    Raises:
+        InputError: the circuit fails; the cache is damaged, of something else, or not finite.
+    """
+    parameters = parameters | {"part": part, "kind": kind, "index": fingerprint(index)}
+    path = folder / f"{part}_q_{kind}_{descriptor_key(parameters)}.npz"
+    if not path.exists():
+        angles = input_angles(images, parameters["n_qubits"], parameters["image_size"])
+        values = run_circuit(qnode, angles, f"{part} {kind}")
+        write_npz(
+            path,
+            qvec=values.to(torch.float32).numpy(),
+            inputs=angles.to(torch.float32).numpy(),
+            index=index,
+            parameters=np.array(json.dumps(parameters, sort_keys=True)),
+        )
+    return _validated_descriptors(path, index, parameters)
+
+
+def _validated_descriptors(path: Path, index: np.ndarray, parameters: dict) -> torch.Tensor:
+    stored = read_npz(path, ("qvec", "inputs", "index", "parameters"))
+
+    def refuse(what: str, expected, got):
+        raise InputError(f"{path}: {what}: expected {expected}, got {got}; delete it and run again")
+
+    try:
+        found = json.loads(str(stored["parameters"]))
+    except ValueError:
+        refuse("parameters", "JSON", str(stored["parameters"])[:40])
+    for name, value in parameters.items():
+        if found.get(name) != value:
+            refuse(name, value, found.get(name, "nothing"))
+    shape = (len(index), parameters["n_qubits"])
+    for name in ("qvec", "inputs"):
+        if stored[name].shape != shape or stored[name].dtype != np.float32:
+            refuse(name, f"float32 {shape}", f"{stored[name].dtype} {stored[name].shape}")
+        if not np.isfinite(stored[name]).all():
+            bad = int((~np.isfinite(stored[name])).any(axis=1).sum())
+            refuse(name, "finite numbers", f"{bad} images with NaN or infinity")
+    if np.abs(stored["qvec"]).max() > 1 + 1e-6:
+        refuse("qvec", "values from -1 to 1", np.abs(stored["qvec"]).max())
+    if not np.array_equal(stored["index"], index):
+        refuse("index", "the images of this split", "others")
+    return torch.from_numpy(stored["qvec"])
+
+
+class QuantumMaps:
+    """Input channels made of descriptors, one grid of cells each; an `ExtraChannels` for the loaders.
+
+    Args:
+        descriptors: one (n, n_qubits) tensor for each channel, on the training device.
+        img_size: side S of the network's input in pixels.
+        align: True: the map covers the 32 x 32 image and takes part in its crop and flip. False (as
+            published): the map fills the network's input, whatever was done to the image.
+        scaling: "fixed" keeps the values in [-1, 1]; "minmax" (as published) stretches each map to [0, 1].
+    """
+
+    def __init__(self, descriptors: list[torch.Tensor], img_size: int, align: bool, scaling: str):
+        rows, columns = grid_shape(descriptors[0].shape[1])
+        self.grids = torch.stack(descriptors, dim=1).unflatten(2, (rows, columns))  # (n, P, rows, columns)
+        self.align, self.scaling = align, scaling
+        side = SOURCE if align else img_size
+        self.enlarge_rows, self.enlarge_columns = (
+            interpolation_matrix(
+                torch.tensor([0], device=self.grids.device),
+                torch.tensor([cells], device=self.grids.device),
+                side,
+                source=cells,
+            )
+            for cells in (rows, columns)
+        )
+
+    def __call__(self, index: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """(B,) places and the image's matrices (B or 1, S, 32) -> maps (B, P, S, S)."""
+        maps = resample(self.grids[index], self.enlarge_rows, self.enlarge_columns)  # (B, P, side, side)
+        if self.scaling == "minmax":
+            low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+            maps = (maps - low) / (high - low + STD_FLOOR)
+        return resample(maps, rows, columns) if self.align else maps

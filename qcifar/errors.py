@@ -1,0 +1,30 @@
+"""The one exception that stands for a mistake the user can mend, and the one place that shows it."""
+
+import sys
+
+
+class InputError(Exception):
+    """Bad input: a constant, a file, a circuit. The message is one line: what, expected, got, what to do."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; the run was saved and can go on. `signum` is the signal's number."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+def run_script(main) -> None:
+    """Call `main()`; turn an `InputError` into one line on stderr and exit status 2."""
+    try:
+        main()
+    except InputError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:  # before or after training, where there is nothing to save
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,98 @@
+"""Files that are written whole or not at all: to a temporary name, flushed to disk, then renamed."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qcifar.errors import InputError
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents. Raises `InputError` where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create the folder {path}: {error.strerror}; choose another one") from None
+    return path
+
+
+def write_whole(path: Path, write) -> None:
+    """Call `write(binary file)` on a temporary file beside `path`, then rename it to `path`."""
+    make_folder(path.parent)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when the disk is full
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error}; is the disk full or read-only?") from None
+
+
+def write_json(path: Path, content: dict) -> None:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); move it away to start over") from None
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """One line for each row; the columns are those of the first row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def write_npz(path: Path, **arrays) -> None:
+    write_whole(path, lambda file: np.savez(file, **arrays))
+
+
+def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz file without unpickling anything.
+
+    Raises:
+        InputError: the file is truncated, is no npz, holds pickled objects or lacks one of `keys`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {key: file[key] for key in file.files}
+    except Exception as error:  # zipfile, zlib, ValueError, OSError: all mean the same here
+        raise InputError(f"{path} is damaged ({error}); delete it and run again") from None
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise InputError(f"{path}: expected the keys {', '.join(keys)}, found no {', '.join(missing)}; delete it")
+    return content
+
+
+def write_checkpoint(path: Path, content: dict) -> None:
+    write_whole(path, lambda file: torch.save(content, file))
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
+    """`torch.load` of tensors and plain values only (`weights_only=True`).
+
+    Raises:
+        InputError: no such file, truncated, or with anything in it that would have to be executed.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is damaged or no checkpoint ({first}); delete it and run again") from None

@@ -1,0 +1,101 @@
+"""Batches from images that live on the training device: a batch is an index, not a worker process.
+
+The order of the images and their augmentation are functions of (seed, epoch, step), so a loader has
+no state and can begin anywhere.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+
+from qcifar.augment import (
+    Augmentation,
+    PlacedParameters,
+    augment,
+    crop_resize,
+    draw_parameters,
+    evaluation_matrices,
+    normalise,
+)
+from qcifar.seeding import stream
+
+# (places in the loader's images (B,), rows (B or 1, S, 32), columns (B or 1, S, 32)) -> (B, P, S, S):
+# further input channels, handed the same interpolation matrices as the image.
+ExtraChannels = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class TrainLoader:
+    """Shuffled, augmented batches of equal size.
+
+    Args:
+        images: (n, 3, 32, 32) uint8 on the device that trains.
+        labels: (n,) int64, likewise.
+        batch_size: images a step; all of them where there are fewer. Since every epoch shuffles anew,
+            the n mod batch_size images left over at its end are others each time; they are skipped.
+        recipe: the augmentation.
+        seed: of the order and the augmentation.
+        extra: further input channels, or None.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        batch_size: int,
+        recipe: Augmentation,
+        seed: int,
+        extra: ExtraChannels | None = None,
+    ):
+        self.images, self.labels = images, labels
+        self.batch_size = min(batch_size, len(images))
+        self.recipe, self.seed, self.extra = recipe, seed, extra
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return len(self.images) // self.batch_size
+
+    def order(self, epoch: int) -> torch.Tensor:
+        """(steps, batch_size) places in `images`: which images each step of `epoch` sees."""
+        order = stream(self.seed, "order", epoch).permutation(len(self.images))
+        return torch.from_numpy(order[: len(self) * self.batch_size]).view(len(self), self.batch_size)
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (x (B, 3 + P, S, S) float32, labels (B,)) from `first_step` to the end of `epoch`."""
+        order = self.order(epoch).to(self.images.device)
+        for step in range(first_step, len(self)):
+            index = order[step]
+            drawn = draw_parameters(stream(self.seed, "augment", epoch, step), self.batch_size, self.recipe)
+            placed = PlacedParameters(drawn, self.images.device)
+            matrices = placed.matrices(self.recipe.img_size)
+            x = augment(self.images[index], placed, matrices, self.recipe)
+            if self.extra is not None:
+                x = torch.cat([x, self.extra(index, *matrices)], dim=1)
+            yield x, self.labels[index]
+
+
+class EvalLoader:
+    """All images in order, Resize(1.15 S) and CenterCrop(S), not augmented. Arguments as in `TrainLoader`."""
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        batch_size: int,
+        img_size: int,
+        extra: ExtraChannels | None = None,
+    ):
+        self.images, self.labels, self.batch_size, self.extra = images, labels, batch_size, extra
+        self.matrices = evaluation_matrices(img_size, images.device)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (x (B, 3 + P, S, S) float32, labels (B,)); the last batch may be smaller."""
+        for start in range(0, len(self.images), self.batch_size):
+            index = torch.arange(start, min(start + self.batch_size, len(self.images)), device=self.images.device)
+            x = normalise(crop_resize(self.images[index], *self.matrices))
+            if self.extra is not None:
+                x = torch.cat([x, self.extra(index, *self.matrices)], dim=1)
+            yield x, self.labels[index]

@@ -1,0 +1,72 @@
+"""The backbone that all three experiments share."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import get_model, get_model_weights
+
+from qcifar.data import CLASSES
+from qcifar.errors import InputError
+from qcifar.files import read_checkpoint
+from qcifar.seeding import torch_stream
+
+
+def build_resnet(name: str, weights: str, seed: int, classes: int = CLASSES) -> nn.Module:
+    """A torchvision ResNet whose last layer has `classes` outputs.
+
+    Args:
+        name: torchvision's name, for example "resnet34".
+        weights: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" (torchvision's
+            random initialisation) or the path of a state dict of this network. Its `fc` is used if
+            it has `classes` outputs, else the last layer starts at random.
+        seed: equal seeds give equal weights, whatever was drawn before.
+
+    Returns:
+        Network from images (B, 3, S, S) to logits (B, classes).
+
+    Raises:
+        InputError: the weights cannot be downloaded, read, or do not fit.
+    """
+    with torch_stream(seed, "backbone"):
+        model = get_model(name)
+    with torch_stream(seed, "classifier"):
+        model.fc = nn.Linear(model.fc.in_features, classes)
+    if weights == "none":
+        return model
+    state = _imagenet_state(name) if weights == "imagenet" else read_checkpoint(Path(weights))
+    _load(model, state, name, weights)
+    return model
+
+
+def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
+    try:
+        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}); give the path of a state dict with "
+            f"--weights FILE, or start from random weights with --weights none"
+        ) from None
+
+
+def _load(model: nn.Module, state: dict, name: str, source: str) -> None:
+    wanted = model.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"--weights {source}: expected a state dict of {name}, got something else")
+    state = {key.removeprefix("module."): value for key, value in state.items()}  # saved under DataParallel
+    if "fc.weight" in state and state["fc.weight"].shape != wanted["fc.weight"].shape:
+        state["fc.weight"], state["fc.bias"] = wanted["fc.weight"], wanted["fc.bias"]  # another task's classes
+    try:  # not strict: files from before 2018 lack num_batches_tracked, which torch then fills in
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # wrong shapes, one to a line after the heading
+        raise InputError(f"--weights {source} does not fit {name}: {str(error).splitlines()[1]}") from None
+    if missing or unknown:
+        raise InputError(
+            f"--weights {source} does not fit {name}: {len(missing)} keys missing, {len(unknown)} unknown, "
+            f"for example {(missing or unknown)[0]}"
+        )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable numbers in `module`, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())

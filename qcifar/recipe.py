@@ -1,0 +1,89 @@
+"""The training recipe that all three experiments share: loaders, loss, optimizer, schedule."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from qcifar.augment import Augmentation
+from qcifar.data import Dataset, Split, first_after_shuffle, load_dataset, load_split
+from qcifar.loader import EvalLoader, ExtraChannels, TrainLoader
+
+SPLIT_FILE = Path("cifar100_baseline_det") / "split_idx_cifar100.npz"
+
+
+class Part(NamedTuple):
+    """The images that train, validate or test, on the training device."""
+
+    images: torch.Tensor  # (n, 3, 32, 32) uint8
+    labels: torch.Tensor  # (n,) int64
+    index: np.ndarray  # (n,) place of each in the published file
+
+
+class Parts(NamedTuple):
+    data: Dataset
+    split: Split
+    train: Part
+    val: Part
+    test: Part
+
+
+def load_parts(cfg, device: torch.device) -> Parts:
+    """Data set and split as the constants say, limited and moved to `device`.
+
+    Raises:
+        InputError: see `load_dataset` and `load_split`.
+    """
+    data = load_dataset(cfg.dataset, cfg.data_dir)
+    split = load_split(Path(cfg.run_dir) / SPLIT_FILE, data, cfg.split_seed, cfg.val_fraction)
+
+    def part(name, images, labels, index, limit):
+        index = first_after_shuffle(index, limit, cfg.split_seed, name)
+        return Part(images[index].to(device), labels[index].to(device), index)
+
+    train_set = data.train_images, data.train_labels
+    test_set = data.test_images, data.test_labels
+    return Parts(
+        data,
+        split,
+        part("train", *train_set, split.train, cfg.train_limit),
+        part("val", *train_set, split.val, cfg.eval_limit),
+        part("test", *test_set, np.arange(len(data.test_labels)), cfg.eval_limit),
+    )
+
+
+def make_loaders(
+    parts: Parts, cfg, extra: Callable[[str], ExtraChannels] | None = None
+) -> tuple[TrainLoader, EvalLoader, EvalLoader]:
+    """Loaders of the training, validation and test images.
+
+    Args:
+        extra: "train", "val" or "test" -> what makes that part's further input channels.
+    """
+    channels = extra or (lambda name: None)
+    train = TrainLoader(
+        parts.train.images,
+        parts.train.labels,
+        cfg.batch_size,
+        Augmentation(cfg.img_size),
+        cfg.seed,
+        channels("train"),
+    )
+    val, test = (
+        EvalLoader(part.images, part.labels, cfg.batch_size, cfg.img_size, channels(name))
+        for name, part in (("val", parts.val), ("test", parts.test))
+    )
+    return train, val, test
+
+
+def make_optimizer(model: nn.Module, max_lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over all parameters; those without a gradient (frozen ones) are left alone, undecayed."""
+    return torch.optim.AdamW(model.parameters(), lr=max_lr, weight_decay=weight_decay, fused=True)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, max_lr: float, steps: int):
+    """OneCycle over `steps` batches with torch's defaults (30 % rise, cosine, β₁ 0.95 to 0.85)."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=max_lr, total_steps=steps)

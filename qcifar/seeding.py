@@ -1,0 +1,84 @@
+"""Randomness in separate streams, and the switches that make torch deterministic.
+
+Every stream is a function of (seed, purpose, epoch, step) alone, so it does not matter who else drew
+what, on which device, in how many processes, or whether the run was resumed.
+"""
+
+import contextlib
+import hashlib
+import os
+
+import numpy as np
+import torch
+
+from qcifar.errors import InputError
+
+
+def stream_seed(seed: int, *purpose: str | int) -> int:
+    """128-bit key of a stream: BLAKE2b of the seed and the purpose, for example `(42, "order", 3)`."""
+    digest = hashlib.blake2b(repr((int(seed), *purpose)).encode(), digest_size=16).digest()
+    return int.from_bytes(digest, "little")
+
+
+def stream(seed: int, *purpose: str | int) -> np.random.Generator:
+    """NumPy generator (Philox) of the stream `purpose`."""
+    return np.random.Generator(np.random.Philox(key=stream_seed(seed, *purpose)))
+
+
+def seed_torch(seed: int, *purpose: str | int) -> None:
+    """Point torch's global generators (CPU and CUDA) at the stream `purpose`."""
+    torch.manual_seed(stream_seed(seed, *purpose) % 2**63)
+
+
+@contextlib.contextmanager
+def torch_stream(seed: int, *purpose: str | int):
+    """Draw torch's CPU random numbers from the stream `purpose` inside the block, then put back."""
+    with torch.random.fork_rng(devices=[]):
+        seed_torch(seed, *purpose)
+        yield
+
+
+def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
+    """Choose device and precision, and make torch deterministic before the first CUDA call.
+
+    Args:
+        device: "auto" (CUDA where there is one, else CPU), "cpu", "cuda" or "cuda:1".
+        precision: "auto" (bf16 on CUDA that has it, else fp32), "fp32", "tf32" or "bf16".
+
+    Returns:
+        (device, precision) with every "auto" resolved.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # it times kernels and picks, differently each run
+    chosen = _choose_device(device)
+    on_cuda = chosen.type == "cuda"
+    if precision == "auto":
+        precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "tf32" and not on_cuda:
+        raise InputError(f"PRECISION tf32 needs a CUDA device, got {chosen}; use fp32 or bf16")
+    # TF32 for convolutions only. Matrix products stay fp32: the augmentation interpolates with
+    # them, and in this network only the last layer is one.
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return chosen, precision
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"DEVICE (--device): expected auto, cpu, cuda or cuda:<number>, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"DEVICE {name}: {torch.cuda.device_count()} CUDA devices here; use --device cpu")
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The one autocast context of a run: bfloat16 where `precision` says so, else inactive."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
