@@ -72,6 +72,7 @@ def train_model(
     begin_epoch = on_epoch_start or (lambda epoch: None)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     now = Progress()
+    run.begin()
     if run.last_path.exists():
         saved = load_checkpoint(run.last_path, run.identity, train_loader.images.device)
         now = Progress(**saved["progress"])

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from DLfunctions import train_model
-from qcifar.circuits import QuantumLayer, circuit_fingerprint, make_qnode
+from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_qnode
 from qcifar.config import settings_from_constants
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, run_script
@@ -171,8 +171,7 @@ def main(argv=None):
         weights = 2 * math.pi * torch.rand(shapes[1])  # radians
         model = HybridNet(resnet, QuantumLayer(qnode, weights), cfg.n_qubits, cfg.angle_scaling)
     model = model.to(device)
-    model.circuit(torch.zeros(2, cfg.n_qubits, device=device)).sum().backward()  # a circuit that fails, fails here
-    model.zero_grad()
+    check_layer(model.circuit, cfg.n_qubits, device)
     if cfg.compile:
         model.compile()
 

@@ -19,12 +19,14 @@ def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: 
     """
     try:
         device = qml.device(device_name, wires=n_qubits)
-        return qml.QNode(circuit, device, interface="torch", diff_method=diff_method)
+        qnode = qml.QNode(circuit, device, interface="torch", diff_method=diff_method)
     except Exception as error:  # plugins raise what they like
         raise InputError(
             f"QUANTUM_DEVICE {device_name} with DIFF_METHOD {diff_method} and {n_qubits} qubits: {error}; "
             f"default.qubit with backprop always works"
         ) from None
+    # PennyLane shifts parameters of one circuit at a time, so this method has the batch taken apart.
+    return qml.transforms.broadcast_expand(qnode) if diff_method == "parameter-shift" else qnode
 
 
 def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
@@ -92,3 +94,18 @@ class QuantumLayer(nn.Module):
             elif values.ndim == 1:
                 values = values[:, None]  # one qubit: PennyLane returns the bare value
             return values.to(torch.float32)
+
+
+def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> None:
+    """Run `layer` forward and backward on two inputs. Raises `InputError` if it cannot be trained."""
+    values = layer(torch.zeros(2, n_qubits, device=device, requires_grad=True))
+    try:
+        values.sum().backward()
+    except Exception as error:
+        raise InputError(f"the circuit {circuit_name(layer.qnode)} has no gradient: {describe(error)}") from error
+    layer.zero_grad()
+    if values.shape != (2, n_qubits) or not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
+        raise InputError(
+            f"the circuit {circuit_name(layer.qnode)}: expected values (2, {n_qubits}) from -1 to 1, "
+            f"got {tuple(values.shape)}: {values.tolist()}"
+        )

@@ -22,24 +22,62 @@ from qcifar.models import count_parameters
 # Constants that may change between a start and a restart: they cannot change a number.
 NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "DEVICE", "PRECISION"}
 PACKAGES = ("torch", "torchvision", "pennylane", "pennylane-lightning", "numpy", "scikit-learn", "pillow")
-FILES = ("config.json", "metrics.csv", "result.json", "predictions.npz", "last.pt", "best.pt", "log.txt")
 
 
 class Run:
-    """`runs/<experiment>/seed<SEED>/` and the identity of what runs in it."""
+    """`runs/<experiment>/seed<SEED>/` and the identity of what runs in it.
 
-    def __init__(self, folder: Path, experiment: str, identity: dict):
-        self.folder, self.experiment, self.identity = folder, experiment, identity
+    Args:
+        folder: where everything goes.
+        config: content of config.json; its "identity" is what every file in the folder depends on.
+        resume: False: `begin` deletes what an earlier run left.
+    """
+
+    def __init__(self, folder: Path, config: dict, resume: bool):
+        self.folder, self.config, self.resume = folder, config, resume
+        self.experiment, self.identity = config["experiment"], config["identity"]
         self.config_path, self.metrics_path = folder / "config.json", folder / "metrics.csv"
         self.result_path, self.predictions_path = folder / "result.json", folder / "predictions.npz"
         self.last_path, self.best_path, self.log_path = folder / "last.pt", folder / "best.pt", folder / "log.txt"
-
-        self.dataset = identity["DATASET"]
+        self.dataset = self.identity["DATASET"]
         self.mark = "SYNTHETIC DATA  " if self.dataset == "synthetic" else ""  # goes before every number shown
 
     @property
     def finished(self) -> bool:
-        return self.result_path.exists()
+        return self.resume and self.result_path.exists()
+
+    def refuse_other_settings(self) -> None:
+        """Raise `InputError` if the folder holds work that was done with another identity."""
+        if not self.resume or not self.config_path.exists():
+            return
+        if not self.last_path.exists() and not self.result_path.exists():
+            return  # stopped before anything was trained
+        before = read_json(self.config_path).get("identity", {})
+        changed = [
+            f"{name} {before.get(name, 'absent')} -> {self.identity.get(name, 'absent')}"
+            for name in {**before, **self.identity}
+            if before.get(name, "absent") != self.identity.get(name, "absent")
+        ]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
+                f"or {flag('SEED')}, or --no-resume to delete it and start over"
+            )
+
+    def begin(self) -> None:
+        """Make the folder and its config.json. Until then, nothing of the run is on disk."""
+        make_folder(self.folder)
+        paths = [path for path in vars(self).values() if isinstance(path, Path) and path != self.folder]
+        if not self.resume:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        if not self.last_path.exists():
+            write_json(self.config_path, self.config)
+        images, how = self.config["images"], f"{self.config['device']}; {self.identity['precision']}"
+        self.log(
+            f"{self.folder}: {images['train']} training, {images['val']} validation and {images['test']} test images "
+            f"of {self.dataset} at {self.identity['IMG_SIZE']} px; {how}"
+        )
 
     def log(self, text: str) -> None:
         """Print `text` above any bar and append it to log.txt, marked where the data is synthetic."""
@@ -51,14 +89,16 @@ class Run:
         except OSError as error:
             raise InputError(f"cannot write {self.log_path}: {error.strerror}") from None
 
-    def show_result(self) -> None:
-        """Print the stored result of a finished run."""
+    def show_result(self) -> dict:
+        """Print and return the stored result of a finished run."""
+        result = read_json(self.result_path)
         tqdm.write(f"{self.folder} is finished; nothing to do (--no-resume starts it over)")
-        tqdm.write(self.mark + describe_result(read_json(self.result_path)))
+        tqdm.write(self.mark + describe_result(result))
+        return result
 
 
 def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, **details) -> Run:
-    """Make or reopen the folder of a run.
+    """Look at the folder of a run; nothing is written before training begins.
 
     Args:
         cfg: the settings; those in `NEUTRAL` may differ from an earlier start.
@@ -67,68 +107,39 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
         details: what else the numbers depend on, for example the fingerprint of a circuit.
 
     Raises:
-        InputError: the folder holds a run with other settings, or cannot be written.
+        InputError: the folder holds a run with other settings.
     """
     constants = as_constants(cfg)
     identity = {name: value for name, value in constants.items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision}
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= details
-    run = Run(Path(cfg.run_dir) / experiment / f"seed{cfg.seed}", experiment, identity)
-    make_folder(run.folder)
-    if not cfg.resume:
-        for name in FILES:
-            (run.folder / name).unlink(missing_ok=True)
-    if run.config_path.exists():
-        _refuse_other_settings(run)
-    else:
-        _write_config(run, cfg, device, parts)
-    if not run.finished:
-        run.log(
-            f"{run.folder}: {len(parts.train.index)} training, {len(parts.val.index)} validation and "
-            f"{len(parts.test.index)} test images of {cfg.dataset} at {cfg.img_size} px, "
-            f"{_describe_device(device)}, {precision}"
-        )
+    config = {
+        "experiment": experiment,
+        "constants": constants,
+        "identity": identity,
+        "augmentation": asdict(Augmentation(cfg.img_size)),
+        "images": {"train": len(parts.train.index), "val": len(parts.val.index), "test": len(parts.test.index)},
+        "device": _describe_device(device),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    run = Run(Path(cfg.run_dir) / experiment / f"seed{cfg.seed}", config, cfg.resume)
+    run.refuse_other_settings()
     return run
-
-
-def _write_config(run: Run, cfg, device: torch.device, parts) -> None:
-    write_json(
-        run.config_path,
-        {
-            "experiment": run.experiment,
-            "constants": as_constants(cfg),
-            "identity": run.identity,
-            "augmentation": asdict(Augmentation(cfg.img_size)),
-            "images": {"train": len(parts.train.index), "val": len(parts.val.index), "test": len(parts.test.index)},
-            "device": _describe_device(device),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in PACKAGES},
-            "git_commit": _git_commit(),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        },
-    )
-
-
-def _refuse_other_settings(run: Run) -> None:
-    before = read_json(run.config_path).get("identity", {})
-    changed = [
-        f"{name} {before.get(name, 'absent')} -> {run.identity.get(name, 'absent')}"
-        for name in {**before, **run.identity}
-        if before.get(name, "absent") != run.identity.get(name, "absent")
-    ]
-    if changed:
-        raise InputError(
-            f"{run.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
-            f"or {flag('SEED')}, or --no-resume to delete it and start over"
-        )
 
 
 def _describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {platform.processor() or platform.machine()}"
+    try:  # Linux; platform.processor() says x86_64 or nothing there
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"CPU, {model}, {torch.get_num_threads()} threads"
 
 
 def _git_commit() -> str:
