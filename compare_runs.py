@@ -1,0 +1,88 @@
+"""One table of all finished runs.
+
+    python compare_runs.py
+    python compare_runs.py --run-dir runs/demo
+
+Reads runs/<experiment>/seed<SEED>/result.json; names the runs that are not finished. Accuracies are
+in percent; runs on the synthetic data set are marked.
+"""
+
+import sys
+from pathlib import Path
+
+from qcifar.config import settings_from_constants
+from qcifar.errors import InputError, run_script
+from qcifar.files import read_json
+
+RUN_DIR = "./runs"  # where the run folders lie
+
+# heading, how a result gives the cell
+COLUMNS = {
+    "experiment": lambda r: r["experiment"],
+    "seed": lambda r: f"{r['seed']}",
+    "epochs": lambda r: f"{r['epochs']}",
+    "test top-1": lambda r: f"{100 * r['test_top1']:.2f}",
+    "val top-1": lambda r: f"{100 * r['val_top1']:.2f}",
+    "alpha": lambda r: "" if r["alpha"] is None else f"{r['alpha']:.3g}",
+    "parameters": lambda r: f"{r['params_total']:,}",
+    "quantum": lambda r: f"{r['params_quantum']}",
+    "images/s": lambda r: f"{r['images_per_second']:.0f}",
+    "px": lambda r: f"{r['img_size']}",
+    "train images": lambda r: f"{r['train_images']:,}",
+    "start": lambda r: Path(r["weights"]).name,
+    "data": lambda r: "SYNTHETIC" if r["dataset"] == "synthetic" else r["dataset"],
+}
+
+
+def find_runs(run_dir: Path) -> tuple[list[dict], list[str]]:
+    """Results of the finished runs below `run_dir`, by experiment and seed, and names of the others."""
+    if not run_dir.is_dir():
+        raise InputError(f"no folder {run_dir}: expected runs of the three scripts; name it with --run-dir")
+    results, unfinished = [], []
+    for folder in sorted(path for path in run_dir.glob("*/seed*") if path.is_dir()):
+        if (folder / "result.json").exists():
+            results.append(read_result(folder / "result.json"))
+        else:
+            unfinished.append(str(folder))
+    return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["seed"])), unfinished
+
+
+def read_result(path: Path) -> dict:
+    """A result.json that can fill the table, or an `InputError` that says what it lacks."""
+    result = read_json(path)
+    try:
+        for cell in COLUMNS.values():
+            cell(result)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no result of these scripts ({error!r}); move it away") from None
+    return result
+
+
+def table(results: list[dict]) -> str:
+    """The results as aligned text, one line each; text columns to the left, numbers to the right."""
+    rows = [list(COLUMNS)] + [[cell(result) for cell in COLUMNS.values()] for result in results]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(COLUMNS))]
+    left = {"experiment", "start", "data"}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if name in left else cell.rjust(width)
+            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    results, unfinished = find_runs(Path(cfg.run_dir))
+    for name in unfinished:
+        print(f"not finished: {name}")
+    if not results:
+        raise InputError(f"no finished run in {cfg.run_dir}: run one of the three scripts, or name another --run-dir")
+    print(table(results))
+    if any(result["dataset"] == "synthetic" for result in results):
+        print("SYNTHETIC: made from a seed to try the scripts out; says nothing about CIFAR-100")
+
+
+if __name__ == "__main__":
+    run_script(main)
