@@ -1,0 +1,204 @@
+"""`train_model` on a network of a few hundred weights: resume, selection, signals, refusals."""
+
+import contextlib
+import csv
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import DLfunctions
+from DLfunctions import evaluate, train_model
+from qcifar.augment import Augmentation
+from qcifar.errors import InputError, Interrupted
+from qcifar.files import read_checkpoint, write_checkpoint
+from qcifar.loader import EvalLoader, TrainLoader
+from qcifar.recipe import make_optimizer, make_schedule
+from qcifar.run import Run
+from qcifar.seeding import torch_stream
+
+EPOCHS = 3
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it, nothing is tidied up."""
+
+
+def tiny_run(folder, **identity):
+    identity = {"DATASET": "synthetic", "IMG_SIZE": 16, "precision": "fp32"} | identity
+    images = {"train": 40, "val": 30, "test": 0}
+    return Run(folder, {"experiment": "tiny", "identity": identity, "images": images, "device": "CPU"}, resume=True)
+
+
+def tiny_model():
+    with torch_stream(1, "tiny"):  # dropout: a model that draws must resume exactly, too
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(8, 100),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def loaders(synthetic):
+    train = TrainLoader(synthetic.train_images[:40], synthetic.train_labels[:40], 8, Augmentation(16), seed=3)
+    return train, EvalLoader(synthetic.test_images[:30], synthetic.test_labels[:30], 16, 16)
+
+
+def train(loaders, run, model=None, select_by="f1", max_lr=0.05, **arguments):
+    model = model or tiny_model()
+    optimizer = make_optimizer(model, max_lr, 1e-4)
+    scheduler = make_schedule(optimizer, max_lr, EPOCHS * len(loaders[0]))
+    arguments = {"checkpoint_minutes": 0, "autocast": contextlib.nullcontext()} | arguments
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
+    return train_model(
+        model, *loaders, criterion, optimizer, scheduler, run, epochs=EPOCHS, select_by=select_by, **arguments
+    )
+
+
+def outcome(run, model, history):
+    """Everything that has to come back to the bit; seconds do not."""
+    timed = {"seconds", "images_per_second"}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    last = read_checkpoint(run.last_path)
+    return weights, last["model"], [{k: v for k, v in row.items() if k not in timed} for row in history]
+
+
+def assert_same(a, b):
+    for left, right in zip(a[:2], b[:2], strict=True):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    assert a[2] == b[2]
+
+
+def test_same_command_twice_is_bit_identical(loaders, tmp_path):
+    runs = [tiny_run(tmp_path / name) for name in "ab"]
+    first, second = (outcome(run, *train(loaders, run)) for run in runs)
+    assert_same(first, second)
+    assert len(first[2]) == EPOCHS
+
+
+@pytest.mark.parametrize("saves", [1, 2, 4, 5, 6, 10, 14])
+def test_killed_after_any_checkpoint_and_restarted_is_bit_identical(loaders, tmp_path, monkeypatch, saves):
+    calm = tiny_run(tmp_path / "calm")
+    expected = outcome(calm, *train(loaders, calm))
+    disturbed, left = tiny_run(tmp_path / "killed"), [saves]
+
+    def write_then_die(path, content):
+        write_checkpoint(path, content)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    monkeypatch.setattr(DLfunctions, "write_checkpoint", write_then_die)
+    with pytest.raises(Killed):
+        train(loaders, disturbed)
+    monkeypatch.undo()
+    assert_same(expected, outcome(disturbed, *train(loaders, disturbed)))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, signum, where):
+    calm = tiny_run(tmp_path / "calm")
+    expected = outcome(calm, *train(loaders, calm))
+    run, loader = tiny_run(tmp_path / "stopped"), loaders[0] if where == "training" else loaders[1]
+    batches, seen = type(loader).batches, []
+
+    def with_signal(self, *place):
+        for batch in batches(self, *place):
+            seen.append(1)
+            if len(seen) == 3:
+                os.kill(os.getpid(), signum)
+            yield batch
+
+    monkeypatch.setattr(type(loader), "batches", with_signal)
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        train(loaders, run, checkpoint_minutes=60)
+    monkeypatch.undo()
+    assert signal.getsignal(signum) is not None
+    stopped_at = read_checkpoint(run.last_path)["progress"]
+    assert (stopped_at["epoch"], stopped_at["step"]) == ((0, 3) if where == "training" else (1, len(loaders[0])))
+    assert_same(expected, outcome(run, *train(loaders, run)))
+
+
+@pytest.mark.parametrize("select_by", ["f1", "top1", "loss"])
+def test_selection_takes_the_first_best_epoch_and_returns_its_weights(loaders, tmp_path, select_by):
+    run, kept = tiny_run(tmp_path), []
+    watched = tiny_model()
+
+    def keep(epoch, row):
+        kept.append({name: value.clone() for name, value in watched.state_dict().items()})
+
+    model, history = train(loaders, run, watched, select_by, on_epoch_end=keep)
+    values = np.array([row[f"val_{select_by}"] for row in history])
+    best = int(values.argmin() if select_by == "loss" else values.argmax())
+    assert read_checkpoint(run.best_path)["epoch"] == best
+    assert all(torch.equal(value, kept[best][name]) for name, value in model.state_dict().items())
+
+
+def test_metrics_csv_and_callbacks(loaders, tmp_path):
+    run, started = tiny_run(tmp_path), []
+    _, history = train(
+        loaders, run, on_epoch_start=started.append, on_epoch_end=lambda epoch, row: row.update(alpha=epoch / 10)
+    )
+    with run.metrics_path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["alpha"]) for row in rows] == [0.0, 0.1, 0.2]
+    assert [float(row["val_f1"]) for row in rows] == [row["val_f1"] for row in history]
+    assert started[:EPOCHS] == [0, 1, 2] and started[EPOCHS:] == [read_checkpoint(run.best_path)["epoch"]]
+    log = run.log_path.read_text()
+    assert log.count("SYNTHETIC DATA") == log.count("\n") == 1 + EPOCHS
+
+
+def test_schedule_is_one_cycle_stepped_per_batch(loaders, tmp_path):
+    _, history = train(loaders, tiny_run(tmp_path))
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=EPOCHS * 5)
+    rates = []
+    for _ in range(EPOCHS * 5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert [row["lr"] for row in history] == rates[4::5]
+
+
+def test_evaluate_scores_against_numpy(loaders):
+    model = tiny_model()
+    scores, logits, labels = evaluate(model, loaders[1], nn.CrossEntropyLoss(), contextlib.nullcontext())
+    order = np.argsort(-logits, axis=1)
+    assert scores["top1"] == np.mean(order[:, 0] == labels)
+    assert scores["top5"] == np.mean((order[:, :5] == labels[:, None]).any(axis=1))
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    assert scores["loss"] == pytest.approx(-log_p[np.arange(len(labels)), labels].mean(), rel=1e-5)
+    assert logits.shape == (30, 100) and logits.dtype == np.float32
+
+
+def test_divergence_is_an_error_not_a_number(loaders, tmp_path):
+    run, model = tiny_run(tmp_path), tiny_model()
+    with torch.no_grad():
+        model[-1].bias[0] = float("nan")
+    with pytest.raises(InputError, match="not finite.*--max-lr"):
+        train(loaders, run, model)
+    assert not run.metrics_path.exists() and not run.best_path.exists()
+    with pytest.raises(InputError, match="30 images have logits that are not finite"):
+        evaluate(model, loaders[1], nn.CrossEntropyLoss(), contextlib.nullcontext())
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
+    run = tiny_run(tmp_path)
+    train(loaders, run)
+    with pytest.raises(InputError, match="precision differ"):
+        train(loaders, tiny_run(tmp_path, precision="bf16"))
+    with pytest.raises(InputError, match="does not fit this model"):
+        train(loaders, run, nn.Sequential(nn.Flatten(), nn.Linear(768, 100)))
+    whole = run.last_path.read_bytes()
+    run.last_path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"last\.pt is damaged"):
+        train(loaders, run)
+    write_checkpoint(run.last_path, {"model": {}})
+    with pytest.raises(InputError, match="no checkpoint of this test bench"):
+        train(loaders, run)
