@@ -17,7 +17,7 @@ from qcifar.files import read_json
 RUN_DIR = "./runs"  # where the run folders lie
 
 # heading, how a result gives the cell
-COLUMNS = {
+columns = {
     "experiment": lambda r: r["experiment"],
     "seed": lambda r: f"{r['seed']}",
     "epochs": lambda r: f"{r['epochs']}",
@@ -51,7 +51,7 @@ def read_result(path: Path) -> dict:
     """A result.json that can fill the table, or an `InputError` that says what it lacks."""
     result = read_json(path)
     try:
-        for cell in COLUMNS.values():
+        for cell in columns.values():
             cell(result)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no result of these scripts ({error!r}); move it away") from None
@@ -60,13 +60,13 @@ def read_result(path: Path) -> dict:
 
 def table(results: list[dict]) -> str:
     """The results as aligned text, one line each; text columns to the left, numbers to the right."""
-    rows = [list(COLUMNS)] + [[cell(result) for cell in COLUMNS.values()] for result in results]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(COLUMNS))]
+    rows = [list(columns)] + [[cell(result) for cell in columns.values()] for result in results]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
     left = {"experiment", "start", "data"}
     return "\n".join(
         "  ".join(
             cell.ljust(width) if name in left else cell.rjust(width)
-            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
+            for name, cell, width in zip(columns, row, widths, strict=True)
         ).rstrip()
         for row in rows
     )

@@ -1,0 +1,286 @@
+"""Constants and flags: the contract of names and defaults, what is refused, and that importing does nothing."""
+
+import argparse
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cifar100_baseline
+import cifar100_hybrid_Qhead
+import cifar100_quantum_channels
+from qcifar.config import RULES, as_constants, settings_from_constants
+from qcifar.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+BASELINE, CHANNELS, HEAD = SCRIPTS = cifar100_baseline, cifar100_quantum_channels, cifar100_hybrid_Qhead
+
+# Names and defaults that users and other tools rely on, in the order in which they stand in the scripts.
+COMMON = {
+    "SEED": 42, "DEVICE": "auto", "PRECISION": "auto", "RUN_DIR": "./runs", "CHECKPOINT_MINUTES": 5, "RESUME": True,
+    "COMPILE": False,
+    "DATASET": "cifar100", "DATA_DIR": "./data", "SPLIT_SEED": 42, "VAL_FRACTION": 0.2, "IMG_SIZE": 224,
+    "TRAIN_LIMIT": 0, "EVAL_LIMIT": 0,
+    "MODEL_NAME": "resnet34", "WEIGHTS": "imagenet",
+    "EPOCHS": 40, "BATCH_SIZE": 128, "MAX_LR": 7e-4, "WEIGHT_DECAY": 1e-4, "LABEL_SMOOTHING": 0.05, "SELECT_BY": "f1",
+}  # fmt: skip
+QUANTUM = {"N_QUBITS": 4, "QUANTUM_DEVICE": "default.qubit"}
+EXPECTED = {
+    BASELINE: COMMON,
+    CHANNELS: COMMON | QUANTUM | {
+        "CIRCUITS": "default", "QUANTUM_DEPTH": 1, "QUANTUM_IMAGE_SIZE": 28, "ALIGN_MAPS": True,
+        "MAP_SCALING": "fixed", "EXTRA_CHANNEL_INIT": "zero",
+    },
+    HEAD: COMMON | QUANTUM | {
+        "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared", "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh",
+        "DIFF_METHOD": "backprop",
+    },
+}  # fmt: skip
+DEFAULTS = [(script, name) for script, constants in EXPECTED.items() for name in constants]
+
+
+def constant_lines(script):
+    """Name -> (literal, comment) of each line `NAME = literal  # comment` at the left margin, in order."""
+    found = re.findall(r"^([A-Z][A-Z_]*) = (\S.*?)  # (\S.*)$", Path(script.__file__).read_text(), re.MULTILINE)
+    return {name: (literal, comment) for name, literal, comment in found}
+
+
+def parse(script, *argv):
+    return settings_from_constants(vars(script), list(argv))
+
+
+def flag_of(name):
+    return "--" + name.lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_constants_and_defaults_of_the_contract_in_its_order(script):
+    assert list(constant_lines(script)) == list(EXPECTED[script])  # each has a comment
+    settings = vars(parse(script))
+    assert settings == {name.lower(): value for name, value in EXPECTED[script].items()}
+    assert list(settings) == [name.lower() for name in EXPECTED[script]]
+    assert as_constants(argparse.Namespace(**settings)) == EXPECTED[script]
+
+
+@pytest.mark.parametrize("script", [CHANNELS, HEAD])
+def test_common_constants_have_equal_lines(script):
+    """Value, comment and spelling, so that `diff` of two scripts shows the experiment only."""
+    base, other = constant_lines(BASELINE), constant_lines(script)
+    assert {name: other[name] for name in COMMON} == base
+
+
+def test_both_quantum_scripts_start_with_the_same_circuit_size():
+    for name in QUANTUM:
+        assert constant_lines(CHANNELS)[name][0] == constant_lines(HEAD)[name][0]
+
+
+@pytest.mark.parametrize(("script", "name"), DEFAULTS)
+def test_each_constant_has_a_flag_that_changes_it_alone(script, name):
+    default = EXPECTED[script][name]
+    if isinstance(default, bool):
+        given, expected = [flag_of(name) if not default else flag_of(name).replace("--", "--no-", 1)], not default
+    else:
+        expected = other_value(name, default)
+        given = [flag_of(name), str(expected)]
+    before = dict(vars(script))
+    settings = vars(parse(script, *given))
+    assert settings.pop(name.lower()) == expected != default
+    assert settings == {key.lower(): value for key, value in EXPECTED[script].items() if key != name}
+    assert dict(vars(script)) == before  # the script's globals are read, never written
+
+
+def other_value(name, default):
+    """A legal value that is not the default."""
+    if isinstance(default, (int, float)):
+        return default / 2 if 0 < default < 1 else default + 2
+    choices = RULES[name].expected.removeprefix("one of ").split(", ") if "one of" in RULES[name].expected else ["cpu"]
+    return next(choice for choice in choices if choice != default)
+
+
+def test_flags_as_users_write_them():
+    line = "--epochs 5 --max-lr=3e-4 --no-resume --compile --weights ./my weights.pt".rsplit(" ", 2)
+    settings = parse(BASELINE, *line[0].split(), " ".join(line[1:]))
+    assert (settings.epochs, settings.max_lr, settings.resume, settings.compile) == (5, 3e-4, False, True)
+    assert settings.weights == "./my weights.pt"
+    assert type(settings.epochs) is int and type(settings.max_lr) is float
+    assert parse(BASELINE, "--no-resume", "--resume").resume is True  # the last one counts
+    assert parse(BASELINE, "--checkpoint-minutes", "0").checkpoint_minutes == 0
+    assert parse(BASELINE, "--train-limit", "0").train_limit == 0
+
+
+# script, flags, what the message says
+REFUSED = [
+    (BASELINE, "--epocs 5", "unknown flag --epocs; did you mean --epochs?"),
+    (BASELINE, "--max_lr 1e-3", "unknown flag --max_lr; did you mean --max-lr?"),
+    (BASELINE, "--epoch=5", "unknown flag --epoch; did you mean --epochs?"),  # no abbreviations
+    (BASELINE, "--qqq", "unknown flag --qqq; --help lists the flags"),
+    (BASELINE, "--n-qubits 4", "unknown flag --n-qubits"),  # of the other scripts
+    (BASELINE, "42", "unknown flag 42"),
+    (BASELINE, "--epochs", "--epochs: expected one argument"),
+    (BASELINE, "--resume=maybe", "--resume"),
+    (BASELINE, "--epochs 0", "EPOCHS (--epochs): expected a whole number of at least 1, got 0"),
+    (BASELINE, "--epochs -1", "EPOCHS (--epochs): expected a whole number of at least 1, got -1"),
+    (BASELINE, "--epochs 1.5", "EPOCHS (--epochs): expected a whole number of at least 1, got '1.5'"),
+    (BASELINE, "--epochs x", "EPOCHS (--epochs): expected a whole number of at least 1, got 'x'"),
+    (BASELINE, "--epochs 1e3", "EPOCHS (--epochs): expected a whole number of at least 1, got '1e3'"),
+    (BASELINE, "--epochs inf", "EPOCHS (--epochs): expected a whole number of at least 1, got 'inf'"),
+    (BASELINE, "--seed -1", "SEED (--seed): expected a whole number from 0 to 4294967295, got -1"),
+    (BASELINE, "--seed 4294967296", "SEED (--seed): expected a whole number from 0 to 4294967295, got 4294967296"),
+    (BASELINE, "--split-seed 4294967296", "SPLIT_SEED (--split-seed): expected a whole number from 0 to 4294967295"),
+    (BASELINE, "--val-fraction 1.5", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got 1.5"),
+    (BASELINE, "--val-fraction 0", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got 0.0"),
+    (BASELINE, "--val-fraction 1", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got 1.0"),
+    (BASELINE, "--val-fraction nan", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got nan"),
+    (BASELINE, "--max-lr 0", "MAX_LR (--max-lr): expected a number above 0, got 0.0"),
+    (BASELINE, "--max-lr=-1e-3", "MAX_LR (--max-lr): expected a number above 0, got -0.001"),
+    (BASELINE, "--max-lr inf", "MAX_LR (--max-lr): expected a number above 0, got inf"),
+    (BASELINE, "--max-lr nan", "MAX_LR (--max-lr): expected a number above 0, got nan"),
+    (BASELINE, "--max-lr 7e", "MAX_LR (--max-lr): expected a number above 0, got '7e'"),
+    (BASELINE, "--weight-decay -1", "WEIGHT_DECAY (--weight-decay): expected a number from 0, got -1.0"),
+    (BASELINE, "--label-smoothing 1", "LABEL_SMOOTHING (--label-smoothing): expected a number from 0 and below 1"),
+    (BASELINE, "--checkpoint-minutes -1", "CHECKPOINT_MINUTES (--checkpoint-minutes): expected a number from 0"),
+    (BASELINE, "--batch-size 1", "BATCH_SIZE (--batch-size): expected a whole number of at least 2, got 1"),
+    (BASELINE, "--train-limit 1", "TRAIN_LIMIT (--train-limit): expected 0 (all) or a whole number of at least 2"),
+    (BASELINE, "--train-limit -5", "TRAIN_LIMIT (--train-limit): expected 0 (all) or a whole number of at least 2"),
+    (BASELINE, "--eval-limit -1", "EVAL_LIMIT (--eval-limit): expected a whole number of at least 0, got -1"),
+    (BASELINE, "--img-size 8", "IMG_SIZE (--img-size): expected a whole number from 16 to 1024, got 8"),
+    (BASELINE, "--precision fp64", "PRECISION (--precision): expected one of auto, fp32, tf32, bf16, got 'fp64'"),
+    (BASELINE, "--select-by acc", "SELECT_BY (--select-by): expected one of f1, top1, loss, got 'acc'"),
+    (BASELINE, "--dataset cifar10", "DATASET (--dataset): expected one of cifar100, synthetic, got 'cifar10'"),
+    (BASELINE, "--model-name vit", "MODEL_NAME (--model-name): expected one of resnet18, resnet34"),
+    (BASELINE, "--run-dir=", "RUN_DIR (--run-dir): expected a folder, got ''"),
+    (BASELINE, "--device=", "DEVICE (--device): expected auto, cpu, cuda or cuda:<number>, got ''"),
+    (BASELINE, "--device tpu", "DEVICE (--device): expected auto, cpu, cuda or cuda:<number>, got 'tpu'"),
+    (CHANNELS, "--n-qubits 0", "N_QUBITS (--n-qubits): expected a whole number from 1 to 20, got 0"),
+    (CHANNELS, "--circuits mine", "CIRCUITS (--circuits): expected one of default, published, got 'mine'"),
+    (CHANNELS, "--quantum-depth 0", "QUANTUM_DEPTH (--quantum-depth): expected a whole number of at least 1, got 0"),
+    (CHANNELS, "--quantum-image-size 1", "QUANTUM_IMAGE_SIZE (--quantum-image-size): expected a whole number from 2"),
+    (CHANNELS, "--map-scaling no", "MAP_SCALING (--map-scaling): expected one of fixed, minmax, got 'no'"),
+    (CHANNELS, "--extra-channel-init x", "EXTRA_CHANNEL_INIT (--extra-channel-init): expected one of zero, mean"),
+    (HEAD, "--n-qubits 21", "N_QUBITS (--n-qubits): expected a whole number from 1 to 20, got 21"),
+    (HEAD, "--n-layers 0", "N_LAYERS (--n-layers): expected a whole number of at least 1, got 0"),
+    (HEAD, "--epochs-warmup -1", "EPOCHS_WARMUP (--epochs-warmup): expected a whole number of at least 0, got -1"),
+    (HEAD, "--epochs-warmup 41", "EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS 40, got 41"),
+    (HEAD, "--alpha-start 1", "ALPHA_START (--alpha-start): expected a number above 0 and below 1, got 1.0"),
+    (HEAD, "--alpha-start 0", "ALPHA_START (--alpha-start): expected a number above 0 and below 1, got 0.0"),
+    (HEAD, "--schedule two", "SCHEDULE (--schedule): expected one of shared, per_phase, got 'two'"),
+    (HEAD, "--angle-scaling pi", "ANGLE_SCALING (--angle-scaling): expected one of tanh, none, got 'pi'"),
+    (HEAD, "--diff-method no", "DIFF_METHOD (--diff-method): expected one of backprop, adjoint, parameter-shift"),
+]
+
+
+@pytest.mark.parametrize(("script", "given", "expected"), REFUSED)
+def test_refused_at_once_with_constant_and_range(script, given, expected, monkeypatch, tmp_path):
+    def load_parts(cfg, device):
+        pytest.fail("data were loaded")
+
+    monkeypatch.setattr(script, "load_parts", load_parts)
+    monkeypatch.chdir(tmp_path)
+    started = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        script.main(given.split(" "))
+    assert time.perf_counter() - started < 0.5
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []  # no run folder, no download
+
+
+def test_every_range_has_a_row_above_or_only_asks_for_a_text():
+    rows = {re.findall("[A-Z_]{4,}", expected)[0] for _, _, expected in REFUSED if " (--" in expected}
+    switches_and_texts = {"RESUME", "COMPILE", "ALIGN_MAPS", "DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"}
+    assert rows | switches_and_texts == set(RULES)
+
+
+def script_with(tmp_path, text):
+    """The globals of a script of that text, as `settings_from_constants` gets them."""
+    path = tmp_path / "edited.py"
+    path.write_text(f'"""An edited script."""\n{text}\n', encoding="utf-8")
+    content = {"__file__": str(path)}
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), content)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("EPOCHS = 0", "EPOCHS (--epochs): expected a whole number of at least 1, got 0"),
+        ("EPOCHS = 5.0", "got 5.0"),
+        ("EPOCHS = True", "got True"),
+        ('EPOCHS = "5"', "got '5'"),
+        ('MAX_LR = "7e-4"', "MAX_LR (--max-lr): expected a number above 0, got '7e-4'"),
+        ("MAX_LR = float('nan')", "got nan"),
+        ('RESUME = "yes"', "RESUME (--resume): expected True or False, got 'yes'"),
+        ("RESUME = 1", "RESUME (--resume): expected True or False, got 1"),
+        ("RUN_DIR = None", "RUN_DIR (--run-dir): expected a folder, got None"),
+        ("DEPTH = 3", "DEPTH has no range"),
+    ],
+)
+def test_a_bad_constant_is_refused_even_where_a_flag_would_mend_it(tmp_path, line, expected):
+    content = script_with(tmp_path, line)
+    with pytest.raises(InputError, match=re.escape(expected)):
+        settings_from_constants(content, ["--epochs", "3"] if "EPOCHS" in line else [])
+
+
+def test_an_edited_constant_counts_and_a_flag_counts_more(tmp_path):
+    content = script_with(
+        tmp_path, "EPOCHS = 3\nMAX_LR = 1  # peak\nlower = 2\n\n\ndef f():\n    SEED = 1\n    return SEED"
+    )
+    before = dict(content)
+    assert vars(settings_from_constants(content, [])) == {"epochs": 3, "max_lr": 1}
+    assert vars(settings_from_constants(content, ["--epochs", "4"])) == {"epochs": 4, "max_lr": 1}
+    assert content == before
+
+
+def test_help_shows_docstring_flags_comments_and_defaults(tmp_path, capsys):
+    text = "VAL_FRACTION = 0.2  # 20 % of the images, Über-α\nRESUME = True  # go on"
+    with pytest.raises(SystemExit) as caught:
+        settings_from_constants(script_with(tmp_path, text), ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0 and "An edited script." in shown
+    assert "--val-fraction X 20 % of the images, Über-α (default 0.2)" in shown
+    assert "--resume, --no-resume go on (default True)" in shown
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_the_scripts(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    shown = "".join(capsys.readouterr().out.split())  # argparse breaks lines also behind hyphens
+    for name, (_, comment) in constant_lines(script).items():
+        assert flag_of(name) in shown and "".join(comment.split()) in shown
+
+
+PROGRAM = """
+import importlib, random, sys
+import numpy, torch
+state = lambda: (torch.get_rng_state().tolist(), repr(numpy.random.get_state()), random.getstate())
+before = state()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    assert state() == before, name
+assert not torch.are_deterministic_algorithms_enabled()
+"""
+
+
+def files_below(
+    folder, hidden=(".git", ".venv", ".pytest_cache", ".ruff_cache", "__pycache__", "runs", "data", "tests")
+):
+    return {path for path in folder.rglob("*") if not set(path.relative_to(folder).parts) & set(hidden)}
+
+
+def test_importing_creates_no_file_and_draws_no_number(tmp_path):
+    modules = ["DLfunctions", "compare_runs", *(script.__name__ for script in SCRIPTS)]
+    modules += [f"qcifar.{path.stem}" for path in (ROOT / "qcifar").glob("[a-z]*.py")]
+    assert importlib.import_module(modules[1]).__file__ == str(ROOT / "compare_runs.py")
+    before, folders = files_below(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []  # neither in the working directory nor, here the same, in the home
+    assert files_below(ROOT) == before and [(ROOT / name).exists() for name in ("runs", "data")] == folders
