@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from DLfunctions import train_model
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_qnode
+from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner
 from qcifar.config import settings_from_constants
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, run_script
@@ -55,13 +55,13 @@ LABEL_SMOOTHING = 0.05  # cross-entropy
 SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
 # quantum
 N_QUBITS = 4  # width of the circuit
-QUANTUM_DEVICE = "default.qubit"  # any PennyLane device
+QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
 N_LAYERS = 2  # of StronglyEntanglingLayers
 EPOCHS_WARMUP = 5  # length of phase A, of the EPOCHS in all; 0 = phase B from the start
 SCHEDULE = "shared"  # shared: one OneCycle; per_phase: as published, a new optimizer and cycle for phase B
 ALPHA_START = 0.1  # alpha at the start of phase B; published: 0.5
 ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbounded as published
-DIFF_METHOD = "backprop"  # backprop, adjoint, parameter-shift or best
+DIFF_METHOD = "backprop"  # of a PennyLane device: backprop, adjoint, parameter-shift or best
 
 
 def make_circuit(n_qubits):
@@ -167,9 +167,9 @@ def main(argv=None):
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
     resnet = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
     with torch_stream(cfg.seed, "quantum"):
-        qnode = make_qnode(circuit, cfg.quantum_device, cfg.n_qubits, cfg.diff_method)
+        runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, shapes[1], cfg.diff_method)
         weights = 2 * math.pi * torch.rand(shapes[1])  # radians
-        model = HybridNet(resnet, QuantumLayer(qnode, weights), cfg.n_qubits, cfg.angle_scaling)
+        model = HybridNet(resnet, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
     model = model.to(device)
     check_layer(model.circuit, cfg.n_qubits, device)
     if cfg.compile:

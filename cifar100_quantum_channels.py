@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from DLfunctions import train_model
-from qcifar.circuits import circuit_fingerprint, make_qnode
+from qcifar.circuits import circuit_fingerprint, make_runner
 from qcifar.config import settings_from_constants
 from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors
 from qcifar.errors import InputError, run_script
@@ -57,7 +57,7 @@ LABEL_SMOOTHING = 0.05  # cross-entropy
 SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
 # quantum
 N_QUBITS = 4  # cells of the image, one qubit each: 4 = 2 x 2
-QUANTUM_DEVICE = "default.qubit"  # any PennyLane device
+QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
 CIRCUITS = "default"  # default (no gate without effect) or published
 QUANTUM_DEPTH = 1  # layers of each circuit
 QUANTUM_IMAGE_SIZE = 28  # side of the grey image whose cells are averaged, pixels
@@ -161,8 +161,8 @@ def main(argv=None):
     if run.finished:
         return run.show_result()
 
-    qnode_edge = make_qnode(edge, cfg.quantum_device, cfg.n_qubits)
-    qnode_tex = make_qnode(texture, cfg.quantum_device, cfg.n_qubits)
+    qnode_edge = make_runner(edge, cfg.quantum_device, cfg.n_qubits)
+    qnode_tex = make_runner(texture, cfg.quantum_device, cfg.n_qubits)
 
     def quantum_maps(name):
         part = getattr(parts, name)

@@ -1,4 +1,8 @@
-"""What both quantum experiments need around a PennyLane circuit: a device, a check, a fingerprint."""
+"""What both quantum experiments need around a PennyLane circuit: something that runs it, a check, a fingerprint.
+
+`QUANTUM_DEVICE = "fast"` compiles the circuit to batched torch (`qcifar.fast`) and checks it against
+PennyLane; any other name is a PennyLane device.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -7,8 +11,11 @@ import numpy as np
 import pennylane as qml
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from qcifar.compiler import NotCompilable
 from qcifar.errors import InputError
+from qcifar.fast import FastCircuit, compare_with_pennylane
 
 
 def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> qml.QNode:
@@ -27,6 +34,40 @@ def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: 
         ) from None
     # PennyLane shifts parameters of one circuit at a time, so this method has the batch taken apart.
     return qml.transforms.broadcast_expand(qnode) if diff_method == "parameter-shift" else qnode
+
+
+def make_runner(
+    circuit: Callable,
+    device_name: str,
+    n_qubits: int,
+    weight_shape: tuple[int, ...] | None = None,
+    diff_method: str | None = None,
+) -> Callable:
+    """What evaluates `circuit` on a batch: compiled for "fast", else a QNode on that PennyLane device.
+
+    What cannot be compiled is named on the screen and runs on default.qubit with broadcasting.
+
+    Args:
+        circuit: quantum function of (inputs (B, n_qubits)) or (inputs, weights).
+        weight_shape: shape of `weights`, None where there are none.
+        diff_method: PennyLane's; "fast" always differentiates by backpropagation.
+
+    Raises:
+        InputError: no such device, or the compiled circuit does not agree with PennyLane.
+    """
+    if device_name != "fast":
+        return make_qnode(circuit, device_name, n_qubits, diff_method)
+    try:
+        compiled = FastCircuit(circuit, n_qubits, weight_shape)
+        compare_with_pennylane(compiled, circuit, n_qubits)
+    except NotCompilable as reason:
+        tqdm.write(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit")
+        return make_qnode(circuit, "default.qubit", n_qubits, diff_method and "backprop")
+    except ArithmeticError as error:
+        raise InputError(
+            f"the compiled circuit {circuit_name(circuit)} {error}; use --quantum-device default.qubit, and report it"
+        ) from None
+    return compiled
 
 
 def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
@@ -66,34 +107,40 @@ def describe(error: Exception) -> str:
 
 
 class QuantumLayer(nn.Module):
-    """A circuit as a layer: inputs (B, n_qubits) -> expectation values (B, n_qubits).
+    """A circuit as a layer: inputs (..., n_qubits) -> expectation values (..., n_qubits).
 
-    The QNode is called once for the whole batch (PennyLane's parameter broadcasting), in float32 or
-    wider even under autocast. Its only parameter is `weights`, as in `qml.qnn.TorchLayer`.
+    The circuit is called once for the whole batch, in float32 or wider even under autocast. Its only
+    parameter is `weights`, as in `qml.qnn.TorchLayer`, whatever runs the circuit.
 
     Args:
-        qnode: (inputs (B, n), weights) -> n expectation values of shape (B,).
+        runner: from `make_runner`: (inputs (B, n), weights) -> values (B, n), or n of shape (B,).
         weights: initial value of the circuit's weights.
     """
 
-    def __init__(self, qnode: qml.QNode, weights: torch.Tensor):
+    def __init__(self, runner: Callable, weights: torch.Tensor):
         super().__init__()
-        self.qnode = qnode
+        self.runner = runner
         self.weights = nn.Parameter(weights)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        if len(flat) == 0:
+            return torch.zeros_like(inputs, dtype=torch.float32)
         with torch.autocast(inputs.device.type, enabled=False):
             try:
-                values = self.qnode(inputs.float(), self.weights)
+                values = stack_values(self.runner(flat.float(), self.weights))  # (B, n)
             except Exception as error:  # never replaced by zeros: a circuit that fails stops the run
                 raise InputError(
-                    f"the circuit {circuit_name(self.qnode)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
+                    f"the circuit {circuit_name(self.runner)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
                 ) from error
-            if not isinstance(values, torch.Tensor):
-                values = torch.stack(tuple(values), dim=-1)  # (B, n)
-            elif values.ndim == 1:
-                values = values[:, None]  # one qubit: PennyLane returns the bare value
-            return values.to(torch.float32)
+            return values.to(torch.float32).reshape(*inputs.shape[:-1], values.shape[-1])
+
+
+def stack_values(values) -> torch.Tensor:
+    """What a circuit returned as one tensor (B, n): PennyLane gives n of shape (B,), or the bare one for n = 1."""
+    if not isinstance(values, torch.Tensor):
+        return torch.stack([torch.as_tensor(value) for value in values], dim=-1)
+    return values if values.ndim == 2 else values[:, None]
 
 
 def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> None:
@@ -102,10 +149,10 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> Non
     try:
         values.sum().backward()
     except Exception as error:
-        raise InputError(f"the circuit {circuit_name(layer.qnode)} has no gradient: {describe(error)}") from error
+        raise InputError(f"the circuit {circuit_name(layer.runner)} has no gradient: {describe(error)}") from error
     layer.zero_grad()
     if values.shape != (2, n_qubits) or not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
         raise InputError(
-            f"the circuit {circuit_name(layer.qnode)}: expected values (2, {n_qubits}) from -1 to 1, "
+            f"the circuit {circuit_name(layer.runner)}: expected values (2, {n_qubits}) from -1 to 1, "
             f"got {tuple(values.shape)}: {values.tolist()}"
         )

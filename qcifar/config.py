@@ -85,7 +85,7 @@ RULES: dict[str, Rule] = {
     "SELECT_BY": one_of("f1", "top1", "loss"),
     # quantum
     "N_QUBITS": whole(1, 20),
-    "QUANTUM_DEVICE": text("the name of a PennyLane device"),
+    "QUANTUM_DEVICE": text("fast or the name of a PennyLane device"),
     "CIRCUITS": one_of("default", "published"),
     "QUANTUM_DEPTH": whole(1),
     "QUANTUM_IMAGE_SIZE": whole(2, 1024),

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from qcifar.augment import SOURCE, interpolation_matrix, resample
-from qcifar.circuits import circuit_name, describe
+from qcifar.circuits import circuit_name, describe, stack_values
 from qcifar.data import fingerprint
 from qcifar.errors import InputError
 from qcifar.files import read_npz, write_npz
@@ -90,11 +90,12 @@ def _pillow_weights(source: int, size: int) -> torch.Tensor:
     return (weights * (1 << PILLOW_BITS) + 0.5).floor()
 
 
+@torch.inference_mode()
 def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tensor:
     """Expectation values of `qnode` for every row of `angles`, by parameter broadcasting in chunks.
 
     Args:
-        qnode: (angles (B, N)) -> N expectation values of shape (B,).
+        qnode: (angles (B, N)) -> values (B, N), or N of shape (B,); see `qcifar.circuits.make_runner`.
         angles: (n, N) float64.
         title: of the progress bar.
 
@@ -105,20 +106,23 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
         InputError: the circuit raises, returns another shape or a value outside [-1, 1].
     """
     n, n_qubits = angles.shape
+    if not bool(angles.isfinite().all()):
+        bad = (~angles.isfinite()).any(dim=1).nonzero()[0].item()
+        raise InputError(f"the circuit {circuit_name(qnode)} ({title}): the angles of image {bad} are not finite")
     size = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
     chunks = []
     with tqdm(total=n, unit="img", leave=False, desc=title) as bar:
         for chunk in angles.split(size):
             where = f"the circuit {circuit_name(qnode)} on images {bar.n} to {bar.n + len(chunk) - 1} ({title})"
             try:
-                values = torch.stack([torch.as_tensor(value) for value in qnode(chunk)], dim=-1)
+                values = stack_values(qnode(chunk))
             except Exception as error:  # somebody's circuit: name it, never put zeros in its place
                 raise InputError(f"{where} failed: {describe(error)}") from error
             if values.shape != chunk.shape:
                 raise InputError(f"{where}: expected values {tuple(chunk.shape)}, got {tuple(values.shape)}")
             if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
                 raise InputError(f"{where}: expected values from -1 to 1, got {values.abs().max().item()}")
-            chunks.append(values.detach().double())
+            chunks.append(values.double())
             bar.update(len(chunk))
     return torch.cat(chunks)
 

@@ -298,7 +298,8 @@ def test_boxes_are_distributed_as_torchvisions(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("scale", "ratio"), [((1.0, 1.0), (3.0, 4.0)), ((1.0, 1.0), (0.25, 0.33)), ((1.5, 1.6), (0.75, 1.33))]
+    ("scale", "ratio"),
+    [((1.0, 1.0), (3.0, 4.0)), ((1.0, 1.0), (3.1, 4.0)), ((1.0, 1.0), (0.25, 0.33)), ((1.5, 1.6), (0.75, 1.33))],
 )
 def test_crop_that_never_fits_falls_back_as_torchvision(scale, ratio):
     box = v2.RandomResizedCrop(32, scale, ratio).make_params([torch.zeros(3, 32, 32)])

@@ -126,10 +126,10 @@ def test_circuits_broadcast(circuit, depth):
     torch.testing.assert_close(together, one_by_one, rtol=0, atol=1e-12)
 
 
-def variant(angles, gate=qml.RY, factor=0.5, wire=1, depth=1, observable=qml.PauliZ):
+def variant(angles, gate=qml.RY, factor=0.5, wire=0, depth=1, observable=qml.PauliZ):
     for _ in range(depth):
-        gate(factor * angles[..., 0], wires=0)
-        qml.CNOT(wires=[0, wire])
+        gate(factor * angles[..., 0], wires=wire)
+        qml.CNOT(wires=[0, 1])
     return [qml.expval(observable(i)) for i in range(3)]
 
 

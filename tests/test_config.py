@@ -29,7 +29,7 @@ COMMON = {
     "MODEL_NAME": "resnet34", "WEIGHTS": "imagenet",
     "EPOCHS": 40, "BATCH_SIZE": 128, "MAX_LR": 7e-4, "WEIGHT_DECAY": 1e-4, "LABEL_SMOOTHING": 0.05, "SELECT_BY": "f1",
 }  # fmt: skip
-QUANTUM = {"N_QUBITS": 4, "QUANTUM_DEVICE": "default.qubit"}
+QUANTUM = {"N_QUBITS": 4, "QUANTUM_DEVICE": "fast"}
 EXPECTED = {
     BASELINE: COMMON,
     CHANNELS: COMMON | QUANTUM | {
@@ -266,21 +266,22 @@ assert not torch.are_deterministic_algorithms_enabled()
 """
 
 
-def files_below(
-    folder, hidden=(".git", ".venv", ".pytest_cache", ".ruff_cache", "__pycache__", "runs", "data", "tests")
-):
-    return {path for path in folder.rglob("*") if not set(path.relative_to(folder).parts) & set(hidden)}
+def files_of(folder):
+    """Code and what lies beside it, without the folders that tools and other tests write."""
+    others = {".git", ".venv", ".pytest_cache", ".ruff_cache", "__pycache__", "runs", "data", "tests"}
+    top = {path for path in folder.iterdir() if path.name not in others}
+    return top | {path for path in (folder / "qcifar").rglob("*") if "__pycache__" not in path.parts}
 
 
 def test_importing_creates_no_file_and_draws_no_number(tmp_path):
     modules = ["DLfunctions", "compare_runs", *(script.__name__ for script in SCRIPTS)]
     modules += [f"qcifar.{path.stem}" for path in (ROOT / "qcifar").glob("[a-z]*.py")]
     assert importlib.import_module(modules[1]).__file__ == str(ROOT / "compare_runs.py")
-    before, folders = files_below(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
+    before, folders = files_of(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []  # neither in the working directory nor, here the same, in the home
-    assert files_below(ROOT) == before and [(ROOT / name).exists() for name in ("runs", "data")] == folders
+    assert files_of(ROOT) == before and [(ROOT / name).exists() for name in ("runs", "data")] == folders

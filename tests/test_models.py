@@ -177,13 +177,14 @@ def download(monkeypatch):
     return set_up
 
 
-def test_imagenet_is_torchvisions_first_version_checked_by_hash(download):
-    state = torchvision_state()
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])  # resnet50 has a second version
+def test_imagenet_is_torchvisions_first_version_checked_by_hash(download, name):
+    state = torchvision_state(name)
     asked = download(state)
-    got = build_resnet(NAME, "imagenet", SEED).state_dict()
-    assert asked == [(get_model_weights(NAME).IMAGENET1K_V1.url, True)]
+    got = build_resnet(name, "imagenet", SEED).state_dict()
+    assert asked == [(get_model_weights(name).IMAGENET1K_V1.url, True)]
     assert_equal_states(backbone(got), backbone(state))
-    assert torch.equal(got["fc.weight"], build_resnet(NAME, "none", SEED).fc.weight)
+    assert torch.equal(got["fc.weight"], build_resnet(name, "none", SEED).fc.weight)
 
 
 @pytest.mark.parametrize("error", [URLError("no network"), RuntimeError("invalid hash value"), OSError("disk full")])

@@ -1,0 +1,483 @@
+"""A compiled circuit: layers of `qcifar.compiler` on a batch of states, in plain torch.
+
+A state is a tensor (2^N, B), real while it can be and complex from then on; the batch comes last, so
+that an angle per image multiplies along contiguous memory and gates that are the same for all images
+are matrix products.
+
+* The first layer of rotations acts on |0...0>: its state is a product of qubits, built by N - 1 products.
+* Rotations that do not depend on the batch are real Kronecker products over up to four qubits, all built
+  at once and each applied by one matrix product; permutations are one index, phases one multiplication.
+* A last layer of rotations that depend on the batch is folded into the observables:
+  RY^T Z RY = cos Z - sin X, and RZ^T X RZ = cos X - sin Y before it. Phases before a readout along Z
+  vanish, and permutations before it permute the observable.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pennylane as qml
+import torch
+from torch import nn
+
+from qcifar.compiler import Angle, Layer, NotCompilable, gather, record, schedule
+
+KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
+
+
+class FastCircuit(nn.Module):
+    """A quantum function, compiled; differentiable in inputs and weights, in the module's precision.
+
+    Args:
+        function: quantum function of (inputs (B, n)) or (inputs (B, n), weights) that returns expectation
+            values of Pauli words (or sums of them).
+        n_inputs: n.
+        weight_shape: shape of `weights`, or None where there are none.
+
+    Raises:
+        NotCompilable: naming what only PennyLane can run.
+        ValueError: from `forward`, for inputs or weights of another shape.
+    """
+
+    def __init__(self, function: Callable, n_inputs: int, weight_shape: tuple[int, ...] | None = None):
+        super().__init__()
+        self.n_inputs, self.weight_shape = n_inputs, weight_shape
+        self.__name__ = getattr(getattr(function, "func", function), "__name__", "circuit")  # of a partial, too
+        shapes = [(3, n_inputs)] + ([tuple(weight_shape)] if weight_shape is not None else [])
+        generator = torch.Generator().manual_seed(0)
+        self._probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+        recording = record(function, self._probes)
+        self.n = recording.n_wires
+        self.layers = schedule(recording)
+        self._uses: list[list[Angle]] = []
+        self._read_angles(recording.angles)
+        self._fold(recording.observables)
+        self.layers = gather(self.layers)
+        self._place()
+        del self._probes
+
+    # ---- angles: theta = inputs @ X + weights @ W + products of both + const
+
+    def _read_angles(self, graph) -> None:
+        """Split the tape's parameters into linear ones, as matrices, and the others, as a smaller graph."""
+        linear, batch = _classify(graph, len(self._probes))
+        outputs = graph.graph.find_nodes(op="output")[0]
+        nodes = list(outputs.args[0])
+        self._is_linear = [node in linear for node in nodes]
+        self._is_batch = [node in batch for node in nodes]
+        self._linear_rows = _jacobian(graph, self._probes, self._is_linear)
+        others = [k for k, yes in enumerate(self._is_linear) if not yes]
+        self._other_place = {number: place for place, number in enumerate(others)}
+        self._other_batch = [self._is_batch[k] for k in others]
+        outputs.args = ([nodes[k] for k in others],)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
+        self.others = graph if others else None
+
+    def _depends_on_batch(self, angle: Angle) -> bool:
+        return any(self._is_batch[k] for k, c in angle.terms.items() if c)
+
+    def _use(self, *angles: Angle | None) -> int:
+        """Number under which `forward` finds these angles (None: 0), one row each."""
+        self._uses.append([angle or Angle() for angle in angles])
+        return len(self._uses) - 1
+
+    # ---- compile time: rows, folding, constants
+
+    def _fold(self, observables) -> None:
+        """Move what the readout allows from the end of the layers into the observables."""
+        self.outputs = len(observables)
+        words = [(k, c, dict(word)) for k, terms in enumerate(observables) for c, word in terms]
+        only_z = all(letter == "Z" for _, _, word in words for letter in word.values())
+        self.signs = np.zeros((self.outputs, 2**self.n))  # readout along Z: values = signs @ probabilities
+        self.words = [] if only_z else words
+        self.turned: list[dict] = []  # readout after a folded rotation, one entry for each output
+        if not only_z:
+            return
+        states = np.arange(2**self.n)
+        for k, c, word in words:
+            bits = [(states >> (self.n - 1 - wire)) & 1 for wire in word]
+            self.signs[k] += c * np.prod([1.0 - 2.0 * bit for bit in bits], axis=0) if bits else c
+        permuted = False
+        while self.layers and self.layers[-1].kind in "DP":
+            layer = self.layers.pop()
+            if layer.kind == "P":
+                self.signs = self.signs[:, np.argsort(layer.source)]
+                permuted = True
+        single = all(len(word) == 1 for _, _, word in words) and len(words) == self.outputs
+        last = self.layers[-1] if self.layers else None
+        if permuted or not single or len(self.layers) < 2 or last.kind != "R":
+            return
+        if not any(self._depends_on_batch(angle) for angle in last.rotations.values()):
+            return
+        self._fold_rotations(self.layers.pop(), words)
+
+    def _fold_rotations(self, rotations: Layer, words) -> None:
+        phases: dict[int, Angle] = {}
+        before = self.layers[-1]
+        if before.kind == "D" and before.sign is None and all(len(wires) == 1 for _, _, wires in before.phases):
+            for _, angle, wires in self.layers.pop().phases:
+                (wire,) = wires
+                phases[wire] = phases.get(wire, Angle()) + angle
+        for _, coefficient, word in words:
+            (wire,) = word
+            angle = rotations.rotations.get(wire)
+            self.turned.append({"wire": wire, "coefficient": coefficient, "ry": angle, "rz": phases.get(wire)})
+
+    def _place(self) -> None:
+        """Give every angle a row and every layer its constants as buffers."""
+        self.program: list[tuple] = []
+        factors: dict[int, list[Angle | None]] = {}  # qubits of a Kronecker factor -> half angles of all of them
+        steps = [self._place_rotations(place, layer, factors) for place, layer in enumerate(self.layers)]
+        self.krons = [(size, self._use(*halves)) for size, halves in factors.items()]
+        for place, layer in enumerate(self.layers):
+            if layer.kind == "R":
+                self.program += steps[place]
+            elif layer.kind == "D":
+                self._place_phases(place, layer)
+            else:
+                self._buffer(f"source_{place}", layer.source, integer=True)
+                self._buffer(f"target_{place}", np.argsort(layer.source), integer=True)
+                self.program.append(("P", place))
+        if self.turned:
+            uses = [self._use(*(t[axis] for t in self.turned)) for axis in ("ry", "rz")]
+            self.program.append(("turned", *uses))
+            self._buffer("coefficients", np.array([[t["coefficient"]] for t in self.turned]))
+        self._place_words()
+        self._buffer("signs_z", self.signs)
+        self._place_rows()
+        del self.layers, self.signs
+
+    def _place_rotations(self, place: int, layer: Layer, factors: dict[int, list]) -> list[tuple]:
+        """Steps of an R layer, none for the others; its Kronecker factors join `factors`."""
+        halves = {wire: angle * 0.5 for wire, angle in sorted(layer.rotations.items())}
+        if place == 0 and halves:
+            return [("product", [wire in halves for wire in range(self.n)], self._use(*halves.values()))]
+        moving = {wire: half for wire, half in halves.items() if self._depends_on_batch(half)}
+        groups, size = [], -(-self.n // -(-self.n // KRON_QUBITS))
+        for first in range(0, self.n, size):
+            wires = range(first, min(first + size, self.n))
+            if halves.keys() & set(wires) - moving.keys():
+                known = factors.setdefault(len(wires), [])
+                groups.append((first, len(wires), len(known) // len(wires)))
+                known += [None if wire in moving else halves.get(wire) for wire in wires]
+        turns = [("turn", wire, self._use(half)) for wire, half in moving.items()]
+        return ([("kron", groups)] if groups else []) + turns
+
+    def _place_phases(self, place: int, layer: Layer) -> None:
+        parts = []
+        for moving in (False, True):
+            terms = [(z, angle) for z, angle, _ in layer.phases if self._depends_on_batch(angle) == moving]
+            if terms:
+                self._buffer(f"z_{place}_{int(moving)}", np.stack([z for z, _ in terms], axis=1))
+                parts.append((f"z_{place}_{int(moving)}", self._use(*(angle * -0.5 for _, angle in terms))))
+        if parts:
+            self.program.append(("D", parts))
+        if layer.sign is not None:
+            self._buffer(f"sign_{place}", layer.sign[:, None])
+            self.program.append(("sign", place))
+
+    def _place_words(self) -> None:
+        """Observables with X or Y: <P> = sum_s (-1)^(s.z) Re[i^nY conj(psi(s ^ x)) psi(s)]."""
+        states = np.arange(2**self.n)
+        for place, (_, coefficient, word) in enumerate(self.words):
+            bit = {wire: 1 << (self.n - 1 - wire) for wire in word}
+            flipped = states ^ sum(bit[w] for w, letter in word.items() if letter in "XY")
+            sign = np.prod([np.ones(2**self.n)] + [
+                1.0 - 2.0 * ((states & bit[w]) > 0) for w, letter in word.items() if letter in "YZ"
+            ], axis=0)  # fmt: skip
+            count_y = sum(letter == "Y" for letter in word.values())
+            self._buffer(f"flipped_{place}", flipped, integer=True)
+            self._buffer(f"word_{place}", coefficient * (1, -1, -1, 1)[count_y % 4] * sign[None])
+        self._word_outputs = [(k, sum(letter == "Y" for letter in word.values()) % 2 == 1) for k, _, word in self.words]
+
+    def _place_rows(self) -> None:
+        """Rows of theta = X inputs^T + W weights + O others + const, first of the uses that are still."""
+        moves = [any(self._depends_on_batch(angle) for angle in angles) for angles in self._uses]
+        n_weights = int(np.prod(self.weight_shape)) if self.weight_shape is not None else 0
+        self.order, self.sizes = {}, {}
+        for moving, kind in ((False, "still"), (True, "moving")):
+            self.order[kind] = [use for use, yes in enumerate(moves) if yes == moving]
+            self.sizes[kind] = [len(self._uses[use]) for use in self.order[kind]]
+            angles = [angle for use in self.order[kind] for angle in self._uses[use]]
+            x, w = np.zeros((len(angles), self.n_inputs)), np.zeros((len(angles), n_weights))
+            other, const = np.zeros((len(angles), len(self._other_place))), np.zeros(len(angles))
+            for row, angle in enumerate(angles):
+                const[row] = angle.const
+                for number, coefficient in angle.terms.items():
+                    if not self._is_linear[number]:
+                        other[row, self._other_place[number]] += coefficient
+                        continue
+                    by_input, by_weight, offset = self._linear_rows[number]
+                    x[row] += coefficient * by_input
+                    w[row] += coefficient * by_weight
+                    const[row] += coefficient * offset
+            for name, array in (("x", x), ("w", w), ("other", other), ("const", const[:, None])):
+                self._buffer(f"{kind}_{name}", array)
+            self.uses_weights = getattr(self, "uses_weights", {}) | {kind: bool(w.any())}
+        del self._uses, self._linear_rows
+
+    def _buffer(self, name: str, array: np.ndarray, integer: bool = False) -> None:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        self.register_buffer(name, tensor.long() if integer else tensor.float(), persistent=False)
+        if not integer:
+            self.__dict__.setdefault("_exact", {})[name] = tensor.double()
+
+    def double(self):
+        """float64 arithmetic, with the constants as exact as they were computed."""
+        super().double()
+        for name, tensor in self._exact.items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
+        return self
+
+    # ---- run time
+
+    def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """inputs (..., n) radians and weights -> expectation values (..., outputs)."""
+        if inputs.shape[-1:] != (self.n_inputs,):
+            raise ValueError(f"expected inputs (..., {self.n_inputs}), got {tuple(inputs.shape)}")
+        if weights is not None and tuple(weights.shape) != tuple(self.weight_shape or ()):
+            raise ValueError(f"expected weights {self.weight_shape}, got {tuple(weights.shape)}")
+        flat = inputs.reshape(-1, self.n_inputs).to(self.signs_z.dtype)
+        angles = self._angles(flat, None if weights is None else weights.to(self.signs_z.dtype))
+        krons = {size: _krons(angles[use], size) for size, use in self.krons}
+        state, turned = None, None
+        for step in self.program:
+            match step:
+                case ("product", which, use):
+                    state = self._product(which, angles[use])
+                case ("turned", ry, rz):
+                    turned = angles[ry], angles[rz]
+                case _:
+                    state = self._basis_state() if state is None else state
+                    state = self._step(step, state, krons, angles)
+        state = self._basis_state() if state is None else state
+        values = self._measure(state, turned)  # (outputs, B)
+        return values.expand(-1, len(flat)).mT.reshape(*inputs.shape[:-1], self.outputs)
+
+    def _angles(self, inputs, weights) -> dict[int, torch.Tensor]:
+        """For each use its angles, (rows, B) if any depends on the batch, else (rows, 1)."""
+        theta = {"still": self.still_const, "moving": torch.addmm(self.moving_const, self.moving_x, inputs.mT)}
+        if weights is not None:
+            for kind, needed in self.uses_weights.items():
+                if needed:
+                    theta[kind] = theta[kind] + getattr(self, f"{kind}_w") @ weights.reshape(-1, 1)
+        if self.others is not None:
+            values = self.others(inputs, weights) if weights is not None else self.others(inputs)
+            values = [value.to(inputs.dtype) for value in values]
+            moving = torch.stack([value.expand(len(inputs)) for value in values])
+            theta["moving"] = theta["moving"] + self.moving_other @ moving
+            if not all(self._other_batch):
+                zero = torch.zeros_like(self.still_const[0, 0])
+                still = [
+                    zero if is_batch else v.reshape(()) for v, is_batch in zip(values, self._other_batch, strict=True)
+                ]
+                theta["still"] = theta["still"] + self.still_other @ torch.stack(still)[:, None]
+        return {
+            use: angles
+            for kind in theta
+            for use, angles in zip(self.order[kind], theta[kind].split(self.sizes[kind]), strict=True)
+        }
+
+    def _basis_state(self):
+        """|0...0>"""
+        state = torch.zeros_like(self.signs_z[0, :, None])
+        state[0] = 1.0
+        return state
+
+    def _product(self, which, halves) -> torch.Tensor:
+        """Kronecker product of RY(2 half)|0>, or |0> where `which` is False: (2^N, B or 1)."""
+        qubits = iter(torch.stack((halves.cos(), halves.sin()), dim=1).unbind(0))
+        state = None
+        for turned in which:
+            qubit = next(qubits) if turned else torch.eye(2, 1, dtype=halves.dtype, device=halves.device)
+            state = qubit if state is None else (state[:, None] * qubit).flatten(0, 1)
+        return state
+
+    def _step(self, step, state, krons, angles):
+        match step:
+            case ("P", place):
+                return _Permute.apply(state, getattr(self, f"source_{place}"), getattr(self, f"target_{place}"))
+            case ("sign", place):
+                return state * getattr(self, f"sign_{place}")
+            case ("D", parts):
+                phase = sum(getattr(self, name) @ angles[use] for name, use in parts)
+                return state * torch.polar(torch.ones_like(phase), phase)
+            case ("kron", groups):
+                for first, size, place in groups:
+                    state = _apply_matrix(state, krons[size][place], first)
+                return state
+            case ("turn", wire, use):
+                return _turn(state, angles[use][0], wire)
+        raise AssertionError(step)
+
+    def _measure(self, state, turned) -> torch.Tensor:
+        """(outputs, B or 1)"""
+        if self.words:
+            return self._measure_words(state)
+        z = self.signs_z @ _real(state).square()  # (outputs, B or 2 B)
+        z = z.unflatten(1, (-1, 2)).sum(-1) if state.is_complex() else z
+        if turned is None:
+            return z
+        ry, rz = turned
+        x, y = zip(*[_transverse(state, output["wire"]) for output in self.turned], strict=True)
+        across = rz.cos() * torch.stack(x) * self.coefficients
+        if state.is_complex():  # a real state has no Y
+            across = across - rz.sin() * torch.stack(y) * self.coefficients
+        return ry.cos() * z - ry.sin() * across
+
+    def _measure_words(self, state):
+        values = [0.0] * self.outputs
+        for place, (k, odd) in enumerate(self._word_outputs):
+            product = state.index_select(0, getattr(self, f"flipped_{place}")).conj() * state
+            if state.is_complex():
+                product = product.imag if odd else product.real
+            elif odd:
+                product = torch.zeros_like(product)
+            values[k] = values[k] + (getattr(self, f"word_{place}") @ product)[0]
+        return torch.stack(values)
+
+
+class _Permute(torch.autograd.Function):
+    """Rows of a state in another order. The gradient is the inverse order; autograd would scatter and add."""
+
+    @staticmethod
+    def forward(ctx, state, source, target):
+        ctx.save_for_backward(target)
+        return state.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+def _real(state):
+    """(2^N, B) real -> itself; complex -> (2^N, 2 B) with real and imaginary parts side by side, no copy."""
+    return torch.view_as_real(state).flatten(1) if state.is_complex() else state
+
+
+def _krons(halves, size):
+    """RY(2 half) on `size` neighbouring wires each: (factors * size, 1) -> a tuple of (2^size, 2^size)."""
+    cos, sin = halves.cos(), halves.sin()
+    turns = torch.cat((cos, -sin, sin, cos), dim=1).view(-1, size, 2, 2).unbind(1)
+    matrix = turns[0]
+    for turn in turns[1:]:
+        matrix = matrix[:, :, None, :, None] * turn[:, None, :, None, :]
+        matrix = matrix.flatten(3, 4).flatten(1, 2)
+    return matrix.unbind(0)
+
+
+def _apply_matrix(state, matrix, first):
+    """A real matrix on the wires from `first` on, for states (2^N, B)."""
+    size = len(matrix)
+    grouped = _real(state).reshape(2**first, size, -1)
+    grouped = torch.bmm(matrix.expand(2**first, size, size), grouped) if first else (matrix @ grouped[0])[None]
+    if state.is_complex():
+        return torch.view_as_complex(grouped.view(*state.shape, 2))
+    return grouped.view(state.shape)
+
+
+def _turn(state, half, wire):
+    """RY(2 half) with an angle (B,) per column."""
+    cos, sin = half.cos(), half.sin()
+    zero, one = state.unflatten(0, (2**wire, 2, -1)).unbind(1)  # (2^wire, rest, B)
+    return torch.stack((cos * zero - sin * one, sin * zero + cos * one), dim=1).flatten(0, 2)
+
+
+def _transverse(state, wire):
+    """<X> and <Y> of a wire, each (B,); <Y> is None for a real state."""
+    zero, one = state.unflatten(0, (2**wire, 2, -1)).unbind(1)
+    if not state.is_complex():
+        return 2 * (zero * one).sum((0, 1)), None
+    overlap = 2 * (zero.conj() * one).sum((0, 1))
+    return overlap.real, overlap.imag
+
+
+# ---- how a tape's parameters follow from the arguments
+
+_STRUCTURAL = {"select", "slice", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "permute", "transpose",
+               "t", "expand", "clone", "_to_copy", "alias", "detach", "stack", "cat", "unbind", "neg"}  # fmt: skip
+
+
+def _classify(graph, n_arguments):
+    """Nodes that are linear in the arguments (plus a constant), and nodes that depend on the first one."""
+    linear, batch = set(), set()
+    for place, node in enumerate(n for n in graph.graph.nodes if n.op == "placeholder"):
+        linear.add(node)
+        if place == 0:
+            batch.add(node)
+    for node in graph.graph.nodes:
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        parents = node.all_input_nodes
+        if any(parent in batch for parent in parents):
+            batch.add(node)
+        if node.op == "get_attr":
+            linear.add(node)
+            continue
+        name = getattr(node.target, "overloadpacket", node.target)
+        name = getattr(name, "__name__", str(name))
+        varying = [parent for parent in parents if not _is_constant(parent)]
+        inherits = all(parent in linear for parent in parents)
+        keeps = (
+            name in _STRUCTURAL | {"add", "sub", "rsub", "getitem"}
+            or not varying
+            or (name == "mul" and len(varying) == 1)
+            or (name == "div" and varying == [node.args[0]])
+        )
+        if inherits and keeps:
+            linear.add(node)
+    return linear, batch
+
+
+def _is_constant(node) -> bool:
+    return node.op == "get_attr" or (node.op == "call_function" and all(map(_is_constant, node.all_input_nodes)))
+
+
+def _jacobian(graph, probes, wanted):
+    """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact."""
+    zeros = [torch.zeros_like(probe).requires_grad_() for probe in probes]
+    values = graph(*zeros)
+    rows = []
+    for value, yes in zip(values, wanted, strict=True):
+        if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(probes[0]))):
+            raise NotCompilable(f"an angle of shape {tuple(value.shape)}")
+        if not yes:
+            rows.append(None)
+            continue
+        first = value.reshape(-1)[0]
+        if first.requires_grad:
+            gradients = torch.autograd.grad(first, zeros, retain_graph=True, allow_unused=True)
+        else:
+            gradients = [None] * len(zeros)
+        filled = [torch.zeros_like(z) if g is None else g for g, z in zip(gradients, zeros, strict=True)]
+        weights = filled[1].flatten().numpy() if len(filled) > 1 else np.zeros(0)
+        rows.append((filled[0][0].numpy(), weights, first.item()))
+    return rows
+
+
+def compare_with_pennylane(circuit: FastCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4) -> float:
+    """Largest difference of values and gradients from `default.qubit` in float64, on random inputs.
+
+    Raises:
+        ArithmeticError: the difference is larger than `tolerance`.
+    """
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(4, circuit.n_inputs)] + ([circuit.weight_shape] if circuit.weight_shape is not None else [])
+    exact = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    node = qml.QNode(function, qml.device("default.qubit", wires=n_wires), interface="torch", diff_method="backprop")
+    mine = [value.detach().to(circuit.signs_z).requires_grad_() for value in exact]
+    results = []
+    for run, arguments in (
+        (lambda *a: torch.stack([value.expand(4) for value in node(*a)], -1), exact),
+        (circuit, mine),
+    ):
+        values = run(*arguments)
+        ramp = torch.arange(1.0, values.shape[-1] + 1, dtype=values.dtype, device=values.device)
+        total = (values * ramp).sum() + sum(0.0 * argument.sum() for argument in arguments)  # some may have no effect
+        gradients = torch.autograd.grad(total, arguments)
+        results.append([values, *gradients])
+    worst = max((a.cpu().double() - b.cpu().double()).abs().max().item() for a, b in zip(*results, strict=True))
+    if not worst <= tolerance:
+        raise ArithmeticError(f"differs from default.qubit by {worst:.2e}, expected at most {tolerance:.0e}")
+    return worst
