@@ -13,7 +13,7 @@ from cifar100_hybrid_Qhead import HybridNet, OneCyclePerPhase, make_circuit
 from cifar100_quantum_channels import edge_circuit, make_circuits, texture_circuit
 from cifar100_quantum_channels import published_edge_circuit as published_edge
 from cifar100_quantum_channels import published_texture_circuit as published_texture
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_qnode
+from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_qnode, make_runner
 from qcifar.errors import InputError
 from qcifar.models import build_resnet
 from qcifar.recipe import make_optimizer
@@ -166,7 +166,8 @@ def test_circuit_that_raises_is_named():
 
 
 def head_layer(n_qubits, weights, device="default.qubit", diff_method="backprop"):
-    return QuantumLayer(make_qnode(make_circuit(n_qubits), device, n_qubits, diff_method), weights.clone())
+    runner = make_runner(make_circuit(n_qubits), device, n_qubits, tuple(weights.shape), diff_method)
+    return QuantumLayer(runner, weights.clone())
 
 
 def torch_layer(n_qubits, weights):
@@ -185,11 +186,11 @@ def values_and_gradients(layer, inputs):
     return [part.detach().float() for part in (values, *gradients)]
 
 
-@pytest.mark.parametrize("method", ["backprop", "adjoint", "parameter-shift", "lightning.qubit"])
+@pytest.mark.parametrize("method", ["backprop", "adjoint", "parameter-shift", "lightning.qubit", "fast"])
 @pytest.mark.parametrize(("n_qubits", "batch"), [(4, 6), (4, 1), (3, 2), (1, 3), (1, 1)])
 def test_layer_equals_torch_layer(n_qubits, batch, method):
     inputs, weights = random_head(n_qubits, batch=batch)
-    how = ("lightning.qubit", "adjoint") if method == "lightning.qubit" else ("default.qubit", method)
+    how = (method, "adjoint") if method in ("lightning.qubit", "fast") else ("default.qubit", method)
     layer = head_layer(n_qubits, weights, *how)
     assert layer(inputs).shape == (batch, n_qubits)
     expected = values_and_gradients(torch_layer(n_qubits, weights), inputs)

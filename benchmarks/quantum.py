@@ -1,0 +1,232 @@
+"""How fast circuits run: compiled, in PennyLane, and in other libraries, side by side in one process.
+
+    python benchmarks/quantum.py                       # both tables, about ten minutes
+    python benchmarks/quantum.py --max-qubits 6        # quicker
+    pip install -r benchmarks/requirements.txt         # adds tensorcircuit-ng (jax, jit + vmap) as a peer
+
+Medians of alternating repetitions, so that a busy machine slows all of them alike; compare the ratios.
+Writes benchmarks/results/quantum_<threads>_threads.md.
+"""
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pennylane as qml
+import torch
+
+from cifar100_hybrid_Qhead import make_circuit
+from cifar100_quantum_channels import make_circuits
+from qcifar.config import RULES, settings_from_constants, whole
+from qcifar.descriptors import AMPLITUDES_PER_CHUNK
+from qcifar.errors import run_script
+from qcifar.fast import FastCircuit
+
+THREADS = 1  # of torch
+MAX_QUBITS = 12  # widest descriptors
+REPEATS = 7  # of each measurement; the median counts
+BATCH = 128  # images in a step of the head
+
+RULES |= {"THREADS": whole(1, 1024), "MAX_QUBITS": whole(4, 14), "REPEATS": whole(1), "BATCH": whole(1)}
+
+
+def alternate(runs: dict, repeats: int) -> dict[str, float]:
+    """Median seconds of each of `runs` (name -> callable), taken in turns after one warm-up."""
+    times = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
+    """Images a second through the edge and the texture circuit, for each way to run them."""
+    circuits = make_circuits("default", n_qubits, 1)
+    batch = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
+    angles = torch.randn(batch, n_qubits, dtype=torch.float64)
+    few = angles[:8].numpy()
+    fast = [FastCircuit(circuit, n_qubits) for circuit in circuits]
+    nodes = [_node(circuit, "default.qubit", n_qubits, "torch") for circuit in circuits]
+    loops = [_node(circuit, "lightning.qubit", n_qubits, "numpy") for circuit in circuits]
+    images = {"compiled": batch, "default.qubit, broadcasting": batch, "lightning.qubit, loop": min(8, batch)}
+    with torch.inference_mode():
+        runs = {
+            "compiled": lambda: [circuit(angles) for circuit in fast],
+            "default.qubit, broadcasting": lambda: [node(angles) for node in nodes],
+            "lightning.qubit, loop": lambda: [node(row) for node in loops for row in few],
+        }
+        peer = _tensorcircuit_descriptors(n_qubits, angles)
+        if peer:
+            runs["tensorcircuit-ng, jax jit+vmap"], images["tensorcircuit-ng, jax jit+vmap"] = peer, batch
+        seconds = alternate(runs, repeats)
+    return {name: images[name] / taken for name, taken in seconds.items()}
+
+
+def head(n_qubits: int, n_layers: int, batch: int, repeats: int) -> dict[str, float]:
+    """Milliseconds for forward and backward through the head's circuit, for each way to run it."""
+    circuit = make_circuit(n_qubits)
+    shape = qml.StronglyEntanglingLayers.shape(n_layers, n_qubits)
+    inputs = torch.randn(batch, n_qubits, requires_grad=True)
+    weights = torch.rand(shape, requires_grad=True)
+    fast = FastCircuit(circuit, n_qubits, shape)
+    broadcast = _node(circuit, "default.qubit", n_qubits, "torch", "backprop")
+    adjoint = _node(circuit, "lightning.qubit", n_qubits, "torch", "adjoint")
+
+    def step(run):
+        values = run(inputs, weights)
+        values = values if isinstance(values, torch.Tensor) else torch.stack(tuple(values), -1)
+        values.sum().backward()
+        inputs.grad = weights.grad = None
+
+    runs = {"compiled": lambda: step(fast), "default.qubit, backprop": lambda: step(broadcast)}
+    if n_qubits * n_layers <= 16:  # seconds a step beyond that
+        runs["lightning.qubit, adjoint"] = lambda: step(adjoint)
+    peer = _tensorcircuit_head(n_qubits, n_layers, inputs, weights)
+    if peer:
+        runs["tensorcircuit-ng, jax jit+vmap"] = peer
+    return {name: 1e3 * seconds for name, seconds in alternate(runs, repeats).items()}
+
+
+def _node(circuit, device: str, n_qubits: int, interface: str, diff_method: str | None = None) -> qml.QNode:
+    return qml.QNode(circuit, qml.device(device, wires=n_qubits), interface=interface, diff_method=diff_method)
+
+
+def _tensorcircuit():
+    """tensorcircuit with its jax backend, or None where it is not installed."""
+    try:
+        import jax
+        import tensorcircuit as tc
+    except ImportError:
+        return None
+    tc.set_backend("jax")
+    return jax, tc
+
+
+def _tensorcircuit_descriptors(n: int, angles: torch.Tensor):
+    """A callable that runs both circuits on all of `angles`, written gate by gate as in the script."""
+    if not (modules := _tensorcircuit()):
+        return None
+    jax, tc = modules
+
+    def edge(v):
+        c = tc.Circuit(n)
+        for i in range(n):
+            c.ry(i, theta=v[i])
+        for i in range(n):
+            c.cnot(i, (i + 1) % n)
+        for i in range(n):
+            c.rz(i, theta=v[(i + 1) % n] / 2)
+            c.ry(i, theta=v[i] / 2)
+        return jax.numpy.stack([jax.numpy.real(c.expectation_ps(z=[i])) for i in range(n)])
+
+    def texture(v):
+        c = tc.Circuit(n)
+        for i in range(n):
+            c.h(i)
+            c.rz(i, theta=v[i])
+        for i in range(1, n):
+            c.rzz(0, i, theta=v[0] * v[i])
+        for i in range(1, n):
+            c.cnot(0, i)
+        for i in range(n):
+            c.rx(i, theta=0.7 * v[i])
+        return jax.numpy.stack([jax.numpy.real(c.expectation_ps(z=[i])) for i in range(n)])
+
+    both = [jax.jit(jax.vmap(circuit)) for circuit in (edge, texture)]
+    values = jax.numpy.asarray(angles.numpy(), dtype="float32")
+    for run, circuit in zip(both, make_circuits("default", n, 1), strict=True):  # the same circuits, or no comparison
+        np.testing.assert_allclose(run(values[:3]), FastCircuit(circuit, n)(angles[:3]).numpy(), atol=1e-4)
+    return lambda: [run(values).block_until_ready() for run in both]
+
+
+def _tensorcircuit_head(n: int, n_layers: int, inputs: torch.Tensor, weights: torch.Tensor):
+    """A callable for value and both gradients of the head's circuit, summed over the batch."""
+    if not (modules := _tensorcircuit()):
+        return None
+    jax, tc = modules
+
+    def circuit(x, w):
+        c = tc.Circuit(n)
+        for i in range(n):
+            c.rx(i, theta=x[i])
+        for layer in range(n_layers):
+            for i in range(n):
+                c.rz(i, theta=w[layer, i, 0])
+                c.ry(i, theta=w[layer, i, 1])
+                c.rz(i, theta=w[layer, i, 2])
+            span = layer % (n - 1) + 1  # PennyLane's default ranges
+            for i in range(n):
+                c.cnot(i, (i + span) % n)
+        return jax.numpy.stack([jax.numpy.real(c.expectation_ps(z=[i])) for i in range(n)])
+
+    batch = jax.vmap(circuit, in_axes=(0, None))
+    step = jax.jit(jax.value_and_grad(lambda x, w: batch(x, w).sum(), argnums=(0, 1)))
+    x, w = (jax.numpy.asarray(value.detach().numpy()) for value in (inputs, weights))
+    compiled = FastCircuit(make_circuit(n), n, tuple(weights.shape))
+    np.testing.assert_allclose(batch(x[:3], w), compiled(inputs[:3], weights).detach().numpy(), atol=1e-4)
+    return lambda: jax.block_until_ready(step(x, w))
+
+
+def markdown(title: str, unit: str, columns: dict[str, dict[str, float]], more_is_better: bool) -> str:
+    """A table with one row for each way to run; in brackets how many times faster `compiled` is."""
+    names = list(dict.fromkeys(name for values in columns.values() for name in values))
+    lines = [f"| {title}, {unit} | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    for name in names:
+        cells = []
+        for values in columns.values():
+            if name not in values:
+                cells.append("–")
+                continue
+            ours, theirs = values["compiled"], values[name]
+            ratio = ours / theirs if more_is_better else theirs / ours
+            cells.append(f"{theirs:,.4g}" + ("" if name == "compiled" else f" ({ratio:.3g}×)"))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    torch.set_num_threads(cfg.threads)
+    widths = [n for n in (4, 6, 8, 10, 12, 14) if n <= cfg.max_qubits]
+    table_1 = {f"N={n}": _shown(f"N={n}", descriptors(n, cfg.repeats)) for n in widths}
+    sizes = [(n, layers) for n, layers in ((4, 2), (8, 2), (8, 6), (10, 6)) if n <= cfg.max_qubits]
+    table_2 = {
+        f"N={n} L={layers}": _shown(f"N={n} L={layers}", head(n, layers, cfg.batch, 3 * cfg.repeats))
+        for n, layers in sizes
+    }
+    text = "\n\n".join(
+        [
+            f"`python benchmarks/quantum.py --threads {cfg.threads}` on {time.strftime('%Y-%m-%d')}, {_hardware()}, "
+            f"torch {torch.__version__}, PennyLane {qml.__version__}. "
+            "In brackets: `compiled` is that many times faster.",
+            markdown("Descriptors, both circuits, depth 1", "images/s", table_1, more_is_better=True),
+            markdown(f"Head, forward + backward, batch {cfg.batch}", "ms", table_2, more_is_better=False),
+        ]
+    )
+    path = Path(__file__).parent / "results" / f"quantum_{cfg.threads}_threads.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _shown(title: str, values: dict[str, float]) -> dict[str, float]:
+    print(title, {name: float(f"{value:.4g}") for name, value in values.items()}, file=sys.stderr, flush=True)
+    return values
+
+
+def _hardware() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    run_script(main)
