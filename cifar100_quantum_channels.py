@@ -153,9 +153,9 @@ def expand_conv1(model, extra_channels, init):
 
 def main(argv=None):
     cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    edge, texture = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
-    edge, texture = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
     fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in (edge, texture)]
     run = open_run(cfg, "cifar100_quantum_channels", device, precision, parts, circuits=fingerprints)
     if run.finished:

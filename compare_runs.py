@@ -53,6 +53,9 @@ def read_result(path: Path) -> dict:
     try:
         for cell in columns.values():
             cell(result)
+        for name, kind in {"dataset": str, "experiment": str, "seed": int}.items():
+            if not isinstance(result[name], kind):
+                raise TypeError(f"{name} is {result[name]!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no result of these scripts ({error!r}); move it away") from None
     return result

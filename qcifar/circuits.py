@@ -91,13 +91,17 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
     for op in tape.operations:
         angles = [np.round(np.asarray(p, dtype=np.complex128), 9).tolist() for p in op.data]
         parts.append((op.name, op.wires.tolist(), angles, repr(op.hyperparameters)))
-    parts += [repr(measurement) for measurement in tape.measurements]
+    for measurement in tape.measurements:
+        matrices = [np.round(np.asarray(p), 9).tolist() for p in getattr(measurement.obs, "data", ())]
+        parts.append((repr(measurement), matrices))  # repr shortens large matrices
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def circuit_name(circuit: Callable) -> str:
-    function = getattr(circuit, "func", circuit)  # of a QNode or a partial
-    return getattr(function, "__name__", str(getattr(function, "func", function)))
+    """Name of the quantum function inside a QNode, a partial, or both."""
+    while hasattr(circuit, "func"):
+        circuit = circuit.func
+    return getattr(circuit, "__name__", type(circuit).__name__)
 
 
 def describe(error: Exception) -> str:

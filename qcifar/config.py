@@ -105,10 +105,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):  # argparse prints the usage of 30 flags; one line is enough
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if unknown and message.startswith("unrecognized"):
-            flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            given = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(given, self._option_string_actions, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
-            message = f"unknown flag {flag}; {hint}"
+            message = f"unknown flag {given}; {hint}"
+        known = self._option_string_actions.get(message.removeprefix("argument ").split(":")[0].split("/")[0])
+        if known is not None:  # a value that is missing, or that argparse took for a flag
+            name = known.dest.upper()
+            message = f"{name} ({flag(name)}): {message.split(': ', 1)[1]}: {RULES[name].expected}"
         raise InputError(message)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
 def _cifar100(root: Path) -> tuple[torch.Tensor, ...]:
     folder = root / CIFAR100.base_folder
     known = CIFAR100.train_list + CIFAR100.test_list + [[CIFAR100.meta["filename"], CIFAR100.meta["md5"]]]
-    found = [(folder / file, md5) for file, md5 in known if (folder / file).exists()]
+    found = [(folder / file, md5) for file, md5 in known if (folder / file).is_file()]
     for path, md5 in found:  # before anything is unpickled
         got = calculate_md5(str(path))
         if got != md5:
@@ -72,10 +73,11 @@ def _cifar100(root: Path) -> tuple[torch.Tensor, ...]:
     try:
         train = CIFAR100(str(root), train=True, download=len(found) < len(known))
         test = CIFAR100(str(root), train=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, HTTPException, pickle.UnpicklingError) as error:
+        where = "https://www.cs.toronto.edu/~kriz/cifar.html"
         raise InputError(
-            f"no CIFAR-100 in {folder} and it could not be downloaded ({error}). Put the files train, test and meta "
-            f"of cifar-100-python.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html) there, name another folder "
+            f"no complete CIFAR-100 in {folder} and it could not be downloaded ({error}). Put the files "
+            f"train, test and meta of cifar-100-python.tar.gz ({where}) there, name another folder "
             f"with --data-dir, or try the scripts without it: --dataset synthetic"
         ) from None
     tensors = []
@@ -166,8 +168,8 @@ def _validated_split(path: Path, data: Dataset, seed: int, val_fraction: float) 
         refuse("train_idx and val_idx", f"all {n} images", f"{len(both)}")
     wanted = {"dataset": data.fingerprint, "split_seed": seed, "val_fraction": val_fraction}
     for key, value in wanted.items():  # a bare published split has indices only
-        if key in stored and stored[key].item() != value:
-            refuse(key, f"{value}" + (f" ({data.name})" if key == "dataset" else ""), stored[key].item())
+        if key in stored and stored[key].tolist() != value:
+            refuse(key, f"{value}" + (f" ({data.name})" if key == "dataset" else ""), stored[key].tolist())
     if abs(len(val) - val_fraction * n) > 1:
         refuse("val_idx", f"{val_fraction:g} of {n} images", f"{len(val)}")
     train, val = train.astype(np.int64), val.astype(np.int64)

@@ -176,7 +176,9 @@ def _validated_descriptors(path: Path, index: np.ndarray, parameters: dict) -> t
     try:
         found = json.loads(str(stored["parameters"]))
     except ValueError:
-        refuse("parameters", "JSON", str(stored["parameters"])[:40])
+        found = None
+    if not isinstance(found, dict):
+        refuse("parameters", "a JSON object", str(stored["parameters"])[:40])
     for name, value in parameters.items():
         if found.get(name) != value:
             refuse(name, value, found.get(name, "nothing"))

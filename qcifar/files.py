@@ -31,9 +31,11 @@ def write_whole(path: Path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when the disk is full
+    except BaseException as error:
         if path.parent.is_dir():
             partial.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, RuntimeError)):  # torch.save says RuntimeError when the disk is full
+            raise
         raise InputError(f"cannot write {path}: {error}; is the disk full or read-only?") from None
 
 
@@ -71,6 +73,8 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             content = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except Exception as error:  # zipfile, zlib, ValueError, OSError: all mean the same here
         raise InputError(f"{path} is damaged ({error}); delete it and run again") from None
     missing = [key for key in keys if key not in content]

@@ -51,7 +51,8 @@ def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
 
 def _load(model: nn.Module, state: dict, name: str, source: str) -> None:
     wanted = model.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    fits = isinstance(state, dict) and all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items())
+    if not fits:
         raise InputError(f"--weights {source}: expected a state dict of {name}, got something else")
     state = {key.removeprefix("module."): value for key, value in state.items()}  # saved under DataParallel
     if "fc.weight" in state and state["fc.weight"].shape != wanted["fc.weight"].shape:

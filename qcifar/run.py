@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -124,7 +123,6 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
     run = Run(Path(cfg.run_dir) / experiment / f"seed{cfg.seed}", config, cfg.resume)
     run.refuse_other_settings()

@@ -16,7 +16,9 @@ from qcifar.errors import InputError
 
 def stream_seed(seed: int, *purpose: str | int) -> int:
     """128-bit key of a stream: BLAKE2b of the seed and the purpose, for example `(42, "order", 3)`."""
-    digest = hashlib.blake2b(repr((int(seed), *purpose)).encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(
+        repr((int(seed), *(p if isinstance(p, str) else int(p) for p in purpose))).encode(), digest_size=16
+    ).digest()
     return int.from_bytes(digest, "little")
 
 
@@ -34,7 +36,7 @@ def seed_torch(seed: int, *purpose: str | int) -> None:
 def torch_stream(seed: int, *purpose: str | int):
     """Draw torch's CPU random numbers from the stream `purpose` inside the block, then put back."""
     with torch.random.fork_rng(devices=[]):
-        seed_torch(seed, *purpose)
+        torch.default_generator.manual_seed(stream_seed(seed, *purpose) % 2**63)
         yield
 
 

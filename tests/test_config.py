@@ -121,7 +121,7 @@ REFUSED = [
     (BASELINE, "--qqq", "unknown flag --qqq; --help lists the flags"),
     (BASELINE, "--n-qubits 4", "unknown flag --n-qubits"),  # of the other scripts
     (BASELINE, "42", "unknown flag 42"),
-    (BASELINE, "--epochs", "--epochs: expected one argument"),
+    (BASELINE, "--epochs", "EPOCHS (--epochs): expected one argument: a whole number of at least 1"),
     (BASELINE, "--resume=maybe", "--resume"),
     (BASELINE, "--epochs 0", "EPOCHS (--epochs): expected a whole number of at least 1, got 0"),
     (BASELINE, "--epochs -1", "EPOCHS (--epochs): expected a whole number of at least 1, got -1"),
