@@ -75,12 +75,15 @@ def train_model(
     run.begin()
     if run.last_path.exists():
         saved = load_checkpoint(run.last_path, run.identity, train_loader.images.device)
+        if "progress" not in saved:
+            raise InputError(f"{run.last_path} holds a model but no place to go on from; delete it and run again")
         now = Progress(**saved["progress"])
         begin_epoch(now.epoch)
         restore(stateful, saved, run.last_path)
         run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(train_loader)}")
 
     def save():
+        refuse_divergence(now)  # never over a good checkpoint
         write_checkpoint(run.last_path, checkpoint(stateful, now, run.identity))
 
     with stop_on_signals() as stop:
@@ -111,8 +114,9 @@ def train_model(
             write_csv(run.metrics_path, now.history)
             save()  # after best.pt: what lies on disk is never ahead of its best model
             run.log(describe(row, epochs))
+            stop.check()
 
-    best = load_checkpoint(run.best_path, run.identity, train_loader.images.device)
+    best = load_checkpoint(run.best_path, run.identity, train_loader.images.device, "--no-resume starts over")
     begin_epoch(best["epoch"])
     restore({"model": model}, best, run.best_path)
     return model, now.history
@@ -160,9 +164,14 @@ def train_one_epoch(
             if clock - saved >= save_every and now.step < len(loader):
                 save()
                 saved = time.monotonic()
-    if not math.isfinite(now.loss_sum.item()):  # also waits for the device, so that the seconds are whole
-        raise InputError(f"the loss of epoch {now.epoch + 1} is not finite: training diverged; lower MAX_LR (--max-lr)")
+    refuse_divergence(now)  # also waits for the device, so that the seconds are whole
     now.seconds = before + time.monotonic() - started
+
+
+def refuse_divergence(now):
+    """Raise `InputError` if the sum of the epoch's losses so far is not finite."""
+    if now.loss_sum is not None and not math.isfinite(now.loss_sum.item()):
+        raise InputError(f"the loss of epoch {now.epoch + 1} is not finite: training diverged; lower MAX_LR (--max-lr)")
 
 
 @torch.inference_mode()
@@ -217,6 +226,7 @@ def epoch_row(now, images, scores):
         "val_f1": scores["f1"],
         "lr": now.lr,
         "seconds": now.seconds,
+        "images": images,
         "images_per_second": images / now.seconds,
     }
 
@@ -237,10 +247,10 @@ def checkpoint(stateful, now, identity):
     return {"identity": identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
 
 
-def load_checkpoint(path, identity, device):
+def load_checkpoint(path, identity, device, remedy="delete it and run again"):
     """Read a checkpoint of the run that `identity` describes. Raises `InputError` for any other."""
-    saved = read_checkpoint(path, device)
-    if not isinstance(saved, dict) or "identity" not in saved:
+    saved = read_checkpoint(path, device, remedy)
+    if not isinstance(saved, dict) or not {"identity", "model"} <= saved.keys():
         raise InputError(f"{path} is no checkpoint of this test bench; delete it and run again")
     differing = [key for key in identity if saved["identity"].get(key) != identity[key]]
     if differing:
@@ -269,7 +279,7 @@ class Stop:
         """Raise `Interrupted` if a signal arrived."""
         if self.signum is not None:
             name = signal.Signals(self.signum).name
-            raise Interrupted(self.signum, f"stopped by {name}; saved, the same command goes on from here")
+            raise Interrupted(self.signum, f"stopped by {name}; saved, the same command (without --no-resume) goes on")
 
 
 @contextlib.contextmanager

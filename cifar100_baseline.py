@@ -1,8 +1,8 @@
 """Baseline: torchvision ResNet-34 on CIFAR-100, deterministic.
 
     python cifar100_baseline.py                                      # the full recipe
-    python cifar100_baseline.py --img-size 32 --weights none --epochs 3
-    python cifar100_baseline.py --dataset synthetic --weights none --img-size 32 --epochs 3
+    python cifar100_baseline.py --img-size 32 --weights none --epochs 3 --run-dir runs/small
+    python cifar100_baseline.py --dataset synthetic --weights none --img-size 32 --epochs 3 --run-dir runs/demo
 
 Writes runs/cifar100_baseline_det/seed<SEED>/ (config.json, metrics.csv, result.json, predictions.npz,
 last.pt, best.pt, log.txt). Interrupted, the same command goes on where it stopped. The other two

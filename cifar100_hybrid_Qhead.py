@@ -1,7 +1,7 @@
 """Hybrid head: a variational quantum circuit beside the classical head of the baseline.
 
     python cifar100_hybrid_Qhead.py                                          # the full recipe
-    python cifar100_hybrid_Qhead.py --img-size 32 --weights none --epochs 3 --epochs-warmup 1
+    python cifar100_hybrid_Qhead.py --img-size 32 --weights none --epochs 3 --epochs-warmup 1 --run-dir runs/small
     python cifar100_hybrid_Qhead.py --schedule per_phase --alpha-start 0.5 --angle-scaling none   # as published
 
 logits = logits_cls + alpha * logits_q, alpha = sigmoid(alpha_raw). Phase A (the first EPOCHS_WARMUP
@@ -107,10 +107,11 @@ class HybridNet(nn.Module):
         logits = self.classifier(feats)  # (B, 100)
         if not self.branch_on:
             return logits  # the circuit is not evaluated
-        angles = self.pre_q(feats)  # (B, n_qubits)
-        if self.bounded:
-            angles = math.pi * torch.tanh(angles)
-        return logits + self.alpha * self.post_q(self.circuit(angles))
+        with torch.autocast(x.device.type, enabled=False):  # the branch is float32 throughout
+            angles = self.pre_q(feats.float())  # (B, n_qubits)
+            if self.bounded:
+                angles = math.pi * torch.tanh(angles)
+            return logits + self.alpha * self.post_q(self.circuit(angles))
 
     def start_epoch(self, epoch, epochs_warmup, alpha_start):
         """Phase A before epoch `epochs_warmup`: branch off and frozen; phase B from then on."""

@@ -1,7 +1,7 @@
 """Quantum channels: the baseline with a 5-channel conv1 that also sees two maps of circuit outputs.
 
     python cifar100_quantum_channels.py                                      # the full recipe
-    python cifar100_quantum_channels.py --img-size 32 --weights none --epochs 3
+    python cifar100_quantum_channels.py --img-size 32 --weights none --epochs 3 --run-dir runs/small
     python cifar100_quantum_channels.py --circuits published --no-align-maps --map-scaling minmax \\
         --extra-channel-init mean                                            # as published
 
@@ -56,7 +56,7 @@ WEIGHT_DECAY = 1e-4  # AdamW
 LABEL_SMOOTHING = 0.05  # cross-entropy
 SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
 # quantum
-N_QUBITS = 4  # cells of the image, one qubit each: 4 = 2 x 2
+N_QUBITS = 4  # cells of the image, one qubit each: 4 = 2 x 2 (2 standardised cells carry one bit only)
 QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
 CIRCUITS = "default"  # default (no gate without effect) or published
 QUANTUM_DEPTH = 1  # layers of each circuit

@@ -27,9 +27,12 @@ columns = {
     "parameters": lambda r: f"{r['params_total']:,}",
     "quantum": lambda r: f"{r['params_quantum']}",
     "images/s": lambda r: f"{r['images_per_second']:.0f}",
+    "test n": lambda r: f"{r['test_images']:,}",
+    "precision": lambda r: r["precision"],
     "px": lambda r: f"{r['img_size']}",
     "train images": lambda r: f"{r['train_images']:,}",
     "start": lambda r: Path(r["weights"]).name,
+    "recipe": lambda r: r["recipe"],
     "data": lambda r: "SYNTHETIC" if r["dataset"] == "synthetic" else r["dataset"],
 }
 
@@ -65,7 +68,7 @@ def table(results: list[dict]) -> str:
     """The results as aligned text, one line each; text columns to the left, numbers to the right."""
     rows = [list(columns)] + [[cell(result) for cell in columns.values()] for result in results]
     widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
-    left = {"experiment", "start", "data"}
+    left = {"experiment", "start", "data", "precision", "recipe"}
     return "\n".join(
         "  ".join(
             cell.ljust(width) if name in left else cell.rjust(width)
@@ -83,6 +86,8 @@ def main(argv=None):
     if not results:
         raise InputError(f"no finished run in {cfg.run_dir}: run one of the three scripts, or name another --run-dir")
     print(table(results))
+    if len({result["recipe"] for result in results}) > 1:
+        print("recipe: runs with another code differ in more than the experiment and the seed; see their config.json")
     if any(result["dataset"] == "synthetic" for result in results):
         print("SYNTHETIC: made from a seed to try the scripts out; says nothing about CIFAR-100")
 

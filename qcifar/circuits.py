@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from qcifar.compiler import NotCompilable
-from qcifar.errors import InputError
+from qcifar.errors import InputError, describe
 from qcifar.fast import FastCircuit, compare_with_pennylane
 
 
@@ -73,8 +73,8 @@ def make_runner(
 def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
     """First 12 hex digits of the SHA-256 of the tape that `circuit` records on fixed inputs.
 
-    Two circuits have the same fingerprint if and only if they apply the same gates with the same
-    angles to the same wires and measure the same, so editing one is noticed wherever it is used.
+    Circuits that differ in a gate, a wire, an angle or what they measure have different fingerprints, so
+    editing one is noticed wherever it is used. (What differs only at other inputs, a branch for example, is not seen.)
 
     Args:
         shapes: of the circuit's arguments, each filled with fixed generic numbers.
@@ -104,12 +104,6 @@ def circuit_name(circuit: Callable) -> str:
     return getattr(circuit, "__name__", type(circuit).__name__)
 
 
-def describe(error: Exception) -> str:
-    """Type and first line of an error that somebody else's code raised."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
 class QuantumLayer(nn.Module):
     """A circuit as a layer: inputs (..., n_qubits) -> expectation values (..., n_qubits).
 
@@ -125,6 +119,11 @@ class QuantumLayer(nn.Module):
         super().__init__()
         self.runner = runner
         self.weights = nn.Parameter(weights)
+        # torch.compile goes through the compiled circuit, but cannot look into PennyLane.
+        self._call = runner if isinstance(runner, nn.Module) else torch.compiler.disable(self._outside_torch)
+
+    def _outside_torch(self, inputs, weights):
+        return self.runner(inputs, weights)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -132,11 +131,13 @@ class QuantumLayer(nn.Module):
             return torch.zeros_like(inputs, dtype=torch.float32)
         with torch.autocast(inputs.device.type, enabled=False):
             try:
-                values = stack_values(self.runner(flat.float(), self.weights))  # (B, n)
+                values = stack_values(self._call(flat.float(), self.weights))  # (B, n)
             except Exception as error:  # never replaced by zeros: a circuit that fails stops the run
                 raise InputError(
                     f"the circuit {circuit_name(self.runner)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
                 ) from error
+            if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
+                raise InputError(f"the circuit {circuit_name(self.runner)} returned values that are not finite")
             return values.to(torch.float32).reshape(*inputs.shape[:-1], values.shape[-1])
 
 

@@ -172,6 +172,14 @@ def _validated_split(path: Path, data: Dataset, seed: int, val_fraction: float) 
             refuse(key, f"{value}" + (f" ({data.name})" if key == "dataset" else ""), stored[key].tolist())
     if abs(len(val) - val_fraction * n) > 1:
         refuse("val_idx", f"{val_fraction:g} of {n} images", f"{len(val)}")
+    classes = data.train_labels.numpy()
+    got = np.bincount(classes[val], minlength=CLASSES) - val_fraction * np.bincount(classes, minlength=CLASSES)
+    if np.abs(got).max() >= 1:
+        refuse(
+            "val_idx",
+            f"{val_fraction:g} of every class",
+            f"{np.abs(got).max():.0f} images off in class {np.abs(got).argmax()}",
+        )
     train, val = train.astype(np.int64), val.astype(np.int64)
     return Split(train, val, fingerprint(train, val))
 

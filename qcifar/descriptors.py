@@ -18,14 +18,14 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from qcifar.augment import SOURCE, interpolation_matrix, resample
-from qcifar.circuits import circuit_name, describe, stack_values
+from qcifar.circuits import circuit_name, stack_values
 from qcifar.data import fingerprint
-from qcifar.errors import InputError
+from qcifar.errors import InputError, describe
 from qcifar.files import read_npz, write_npz
 
 ANGLE_SCALE = math.pi / 3  # radians per standard deviation
-PREPROCESSING = "L, bilinear, cell means, standardised per image, pi/3"
 STD_FLOOR = 1e-6  # added to the standard deviation: an image of one grey gets angles 0
+PREPROCESSING = f"L, bilinear, cell means, standardised per image (+{STD_FLOOR:g}), times {ANGLE_SCALE:.6f}"
 AMPLITUDES_PER_CHUNK = 2**16  # 1 MB of complex128 states at a time stays in cache
 PILLOW_BITS = 22  # Pillow's fixed-point resampling weights
 

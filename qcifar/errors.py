@@ -15,12 +15,21 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+def describe(error: Exception) -> str:
+    """Type and first line of an error that somebody else's code raised."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 def run_script(main) -> None:
-    """Call `main()`; turn an `InputError` into one line on stderr and exit status 2."""
+    """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
     try:
         main()
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a path without permission, a disk that went away; it names the path
+        print(f"error: {error}; check the path and its permissions", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
         print(stop, file=sys.stderr)

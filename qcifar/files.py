@@ -24,7 +24,7 @@ def make_folder(path: Path) -> Path:
 def write_whole(path: Path, write) -> None:
     """Call `write(binary file)` on a temporary file beside `path`, then rename it to `path`."""
     make_folder(path.parent)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may make the same cache
     try:
         with partial.open("wb") as file:
             write(file)
@@ -87,8 +87,8 @@ def write_checkpoint(path: Path, content: dict) -> None:
     write_whole(path, lambda file: torch.save(content, file))
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
-    """`torch.load` of tensors and plain values only (`weights_only=True`).
+def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str = "delete it and run again") -> dict:
+    """`torch.load` of tensors and plain values only (`weights_only=True`); `remedy` ends the message of a refusal.
 
     Raises:
         InputError: no such file, truncated, or with anything in it that would have to be executed.
@@ -99,4 +99,4 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # torch raises half a dozen types for a damaged file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is damaged or no checkpoint ({first}); delete it and run again") from None
+        raise InputError(f"{path} is damaged or no checkpoint ({first}); {remedy}") from None

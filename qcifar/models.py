@@ -1,5 +1,7 @@
 """The backbone that all three experiments share."""
 
+import pickle
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from qcifar.data import CLASSES
-from qcifar.errors import InputError
+from qcifar.errors import InputError, describe
 from qcifar.files import read_checkpoint
 from qcifar.seeding import torch_stream
 
@@ -34,18 +36,22 @@ def build_resnet(name: str, weights: str, seed: int, classes: int = CLASSES) -> 
         model.fc = nn.Linear(model.fc.in_features, classes)
     if weights == "none":
         return model
-    state = _imagenet_state(name) if weights == "imagenet" else read_checkpoint(Path(weights))
+    state = (
+        _imagenet_state(name)
+        if weights == "imagenet"
+        else read_checkpoint(Path(weights), remedy="name another file with --weights")
+    )
     _load(model, state, name, weights)
     return model
 
 
 def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
     try:
-        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, HTTPException, pickle.UnpicklingError) as error:
         raise InputError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}); give the path of a state dict with "
-            f"--weights FILE, or start from random weights with --weights none"
+            f"the ImageNet weights of {name} could not be downloaded or read ({describe(error)}); give the path of a "
+            f"state dict with --weights FILE, or start from random weights with --weights none"
         ) from None
 
 

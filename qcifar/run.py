@@ -1,8 +1,9 @@
 """The folder of one run: what was asked for, what came out, and the refusal to mix the two."""
 
+import hashlib
+import json
 import platform
 import subprocess
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from qcifar.models import count_parameters
 
 # Constants that may change between a start and a restart: they cannot change a number.
 NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "DEVICE", "PRECISION"}
+# Entries of the identity in which two runs that are compared may differ: the experiment itself, and the seed.
+OWN = {
+    "SEED", "N_QUBITS", "QUANTUM_DEVICE", "CIRCUITS", "QUANTUM_DEPTH", "QUANTUM_IMAGE_SIZE", "ALIGN_MAPS",
+    "MAP_SCALING", "EXTRA_CHANNEL_INIT", "N_LAYERS", "EPOCHS_WARMUP", "SCHEDULE", "ALPHA_START", "ANGLE_SCALING",
+    "DIFF_METHOD", "circuits",
+}  # fmt: skip
 PACKAGES = ("torch", "torchvision", "pennylane", "pennylane-lightning", "numpy", "scikit-learn", "pillow")
 
 
@@ -66,10 +73,19 @@ class Run:
     def begin(self) -> None:
         """Make the folder and its config.json. Until then, nothing of the run is on disk."""
         make_folder(self.folder)
-        paths = [path for path in vars(self).values() if isinstance(path, Path) and path != self.folder]
+        paths = [
+            self.result_path,
+            self.last_path,
+            self.best_path,
+            self.metrics_path,
+            self.predictions_path,
+            self.log_path,
+        ]
         if not self.resume:
             for path in paths:
                 path.unlink(missing_ok=True)
+        for leftover in self.folder.glob("*.partial"):  # of a process that was killed while writing
+            leftover.unlink(missing_ok=True)
         if not self.last_path.exists():
             write_json(self.config_path, self.config)
         images, how = self.config["images"], f"{self.config['device']}; {self.identity['precision']}"
@@ -112,12 +128,15 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
     identity = {name: value for name, value in constants.items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision}
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
+    identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
+    identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane")}
+    if Path(cfg.weights).is_file():
+        identity["weights_sha256"] = hashlib.sha256(Path(cfg.weights).read_bytes()).hexdigest()
     identity |= details
     config = {
         "experiment": experiment,
         "constants": constants,
         "identity": identity,
-        "augmentation": asdict(Augmentation(cfg.img_size)),
         "images": {"train": len(parts.train.index), "val": len(parts.val.index), "test": len(parts.test.index)},
         "device": _describe_device(device),
         "python": platform.python_version(),
@@ -168,7 +187,7 @@ def report(run: Run, cfg, model: nn.Module, loader, index, criterion, autocast, 
     write_npz(run.predictions_path, index=index, label=labels, logits=logits, dataset=np.array(run.dataset))
     best = _best_row(history, cfg.select_by)
     seconds = sum(row["seconds"] for row in history)
-    images = sum(row["seconds"] * row["images_per_second"] for row in history)
+    images = sum(row["images"] for row in history)
     result = {
         "experiment": run.experiment,
         "control": "none",
@@ -189,14 +208,22 @@ def report(run: Run, cfg, model: nn.Module, loader, index, criterion, autocast, 
         "train_seconds": seconds,
         "images_per_second": images / seconds,
         "img_size": cfg.img_size,
+        "precision": run.identity["precision"],
+        "recipe": recipe_fingerprint(run.identity),
         "weights": cfg.weights,
-        "train_images": len(history) and round(images / len(history)),
+        "train_images": run.config["images"]["train"],
         "test_images": len(labels),
         "alpha": None,
     } | extra
     write_json(run.result_path, result)  # last: its presence says that the run is finished
     run.log(describe_result(result))
     return result
+
+
+def recipe_fingerprint(identity: dict) -> str:
+    """Six hex digits of what the three experiments share; runs are comparable if theirs are equal."""
+    shared = {name: value for name, value in identity.items() if name not in OWN}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _best_row(history: list[dict], select_by: str) -> dict:

@@ -228,7 +228,7 @@ def test_check_layer_refuses_what_is_no_expectation_value():
     good = head_layer(4, weights)
     check_layer(good, 4, torch.device("cpu"))
     assert good.weights.grad is None or not good.weights.grad.any()
-    with pytest.raises(InputError, match=r"head_circuit.*nan"):
+    with pytest.raises(InputError, match=r"head_circuit.*not finite"):
         check_layer(head_layer(4, torch.full_like(weights, math.nan)), 4, torch.device("cpu"))
 
     def three_values(inputs, weights):

@@ -65,11 +65,18 @@ def test_split_file_contract_and_reproducibility(synthetic, path, tmp_path):
 
 def test_split_stored_is_the_split_used(synthetic, path):
     """A published file counts even where it is not what scikit-learn would make today."""
-    order = np.random.default_rng(0).permutation(4000).astype(np.int32)
-    write_npz(path, train_idx=order[:3200], val_idx=order[3200:])  # bare: nothing but the two keys
+    labels = synthetic.train_labels.numpy()
+    train, val = train_test_split(np.arange(4000, dtype=np.int32), test_size=0.2, stratify=labels, random_state=7)
+    write_npz(path, train_idx=train, val_idx=val)  # bare: nothing but the two keys
     split = load_split(path, synthetic, 42, 0.2)
-    assert np.array_equal(split.train, order[:3200]) and np.array_equal(split.val, order[3200:])
+    assert np.array_equal(split.train, train) and np.array_equal(split.val, val)
     assert split.train.dtype == split.val.dtype == np.int64
+
+
+def test_split_that_is_not_stratified_is_refused(synthetic, path):
+    write_npz(path, train_idx=np.arange(800, 4000), val_idx=np.arange(800))
+    with pytest.raises(InputError, match=r"expected 0\.2 of every class"):
+        load_split(path, synthetic, 42, 0.2)
 
 
 def changed(index, place, value):

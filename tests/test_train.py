@@ -115,7 +115,7 @@ def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, 
             yield batch
 
     monkeypatch.setattr(type(loader), "batches", with_signal)
-    with pytest.raises(Interrupted, match="the same command goes on"):
+    with pytest.raises(Interrupted, match="the same command"):
         train(loaders, run, checkpoint_minutes=60)
     monkeypatch.undo()
     assert signal.getsignal(signum) is not None
@@ -183,7 +183,7 @@ def test_divergence_is_an_error_not_a_number(loaders, tmp_path):
         model[-1].bias[0] = float("nan")
     with pytest.raises(InputError, match="not finite.*--max-lr"):
         train(loaders, run, model)
-    assert not run.metrics_path.exists() and not run.best_path.exists()
+    assert not any(path.exists() for path in (run.metrics_path, run.best_path, run.last_path))
     with pytest.raises(InputError, match="30 images have logits that are not finite"):
         evaluate(model, loaders[1], nn.CrossEntropyLoss(), contextlib.nullcontext())
 
@@ -198,6 +198,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
     whole = run.last_path.read_bytes()
     run.last_path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"last\.pt is damaged"):
+        train(loaders, run)
+    run.last_path.write_bytes(run.best_path.read_bytes())
+    with pytest.raises(InputError, match="no place to go on from"):
         train(loaders, run)
     write_checkpoint(run.last_path, {"model": {}})
     with pytest.raises(InputError, match="no checkpoint of this test bench"):
