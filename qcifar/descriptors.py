@@ -58,7 +58,7 @@ def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.
             f"QUANTUM_IMAGE_SIZE (--quantum-image-size): {n_qubits} qubits are {grid_shape(n_qubits)} cells, "
             f"expected at least {max(grid_shape(n_qubits))} pixels, got {image_size}"
         )
-    chunks = [grey_resized(chunk, image_size) for chunk in images.cpu().split(4096)]
+    chunks = [grey_resized(chunk, image_size) for chunk in images.cpu().split(512)]  # small chunks stay in cache
     cells = torch.cat([adaptive_avg_pool2d(grey[:, None] / 255, grid_shape(n_qubits)).flatten(1) for grey in chunks])
     centred = cells - cells.mean(dim=1, keepdim=True)
     return centred / (cells.std(dim=1, correction=0, keepdim=True) + STD_FLOOR) * ANGLE_SCALE
@@ -70,7 +70,7 @@ def grey_resized(images: torch.Tensor, size: int) -> torch.Tensor:
     ITU-R 601 luma and resampling in Pillow's own fixed point. Products of 8-bit pixels with 22-bit
     weights are exact in float64, so matrix products reproduce its integers.
     """
-    red, green, blue = images.to(torch.int64).unbind(1)
+    red, green, blue = images.to(torch.int32).unbind(1)
     grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # (n, H, W)
     rows = _pillow_weights(grey.shape[1], size)  # (size, H)
     columns = _pillow_weights(grey.shape[2], size)  # (size, W)
