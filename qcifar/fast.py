@@ -38,6 +38,8 @@ class FastCircuit(nn.Module):
         ValueError: from `forward`, for inputs or weights of another shape.
     """
 
+    @torch.inference_mode(False)  # compiling differentiates, wherever it is called from
+    @torch.enable_grad()
     def __init__(self, function: Callable, n_inputs: int, weight_shape: tuple[int, ...] | None = None):
         super().__init__()
         self.n_inputs, self.weight_shape = n_inputs, weight_shape

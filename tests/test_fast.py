@@ -231,6 +231,15 @@ def test_a_miscompiled_circuit_stops_the_run(monkeypatch):
         make_runner(make_circuit(2), "fast", 2, (1, 2, 3))
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_compiling_without_gradients_gives_the_same(context):
+    circuit = make_circuits("default", 3, 1)[1]
+    x = torch.randn(5, 3)
+    with context():
+        inside = FastCircuit(circuit, 3)(x)
+    assert torch.equal(inside, FastCircuit(circuit, 3)(x)) and inside.std() > 0.01
+
+
 def test_float32_descriptors_are_exact_to_1e_5():
     x = torch.randn(500, 4, dtype=torch.float64)
     for circuit in make_circuits("default", 4, 1) + make_circuits("published", 4, 1):
