@@ -26,6 +26,7 @@ from qcifar.config import RULES, settings_from_constants, whole
 from qcifar.descriptors import AMPLITUDES_PER_CHUNK
 from qcifar.errors import run_script
 from qcifar.fast import FastCircuit
+from qcifar.run import git_commit
 
 THREADS = 1  # of torch
 MAX_QUBITS = 12  # widest descriptors
@@ -210,7 +211,7 @@ def main(argv=None):
     }
     text = "\n\n".join(
         [
-            f"`python benchmarks/quantum.py --threads {cfg.threads}` on {time.strftime('%Y-%m-%d')}, {_hardware()}, "
+            f"`python benchmarks/quantum.py --threads {cfg.threads}` on {time.strftime('%Y-%m-%d')}, commit {git_commit()[:7]}, {_hardware()}, "
             f"torch {torch.__version__}, PennyLane {qml.__version__}. "
             "In brackets: `compiled` is that many times faster.",
             markdown("Descriptors, both circuits, depth 1", "images/s", table_1, more_is_better=True),

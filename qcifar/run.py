@@ -141,7 +141,7 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
         "device": _describe_device(device),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
     run = Run(Path(cfg.run_dir) / experiment / f"seed{cfg.seed}", config, cfg.resume)
     run.refuse_other_settings()
@@ -159,7 +159,7 @@ def _describe_device(device: torch.device) -> str:
     return f"CPU, {model}, {torch.get_num_threads()} threads"
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Commit of this repository, "+" where tracked files differ from it, "unknown" outside one."""
     root = Path(__file__).resolve().parent
     try:
