@@ -211,7 +211,8 @@ def main(argv=None):
     }
     text = "\n\n".join(
         [
-            f"`python benchmarks/quantum.py --threads {cfg.threads}` on {time.strftime('%Y-%m-%d')}, commit {git_commit()[:7]}, {_hardware()}, "
+            f"`python benchmarks/quantum.py --threads {cfg.threads}` on {time.strftime('%Y-%m-%d')}, "
+            f"commit {git_commit()[:7]}, {_hardware()}, "
             f"torch {torch.__version__}, PennyLane {qml.__version__}. "
             "In brackets: `compiled` is that many times faster.",
             markdown("Descriptors, both circuits, depth 1", "images/s", table_1, more_is_better=True),
