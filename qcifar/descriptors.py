@@ -26,7 +26,7 @@ from qcifar.files import read_npz, write_npz
 ANGLE_SCALE = math.pi / 3  # radians per standard deviation
 STD_FLOOR = 1e-6  # added to the standard deviation: an image of one grey gets angles 0
 PREPROCESSING = f"L, bilinear, cell means, standardised per image (+{STD_FLOOR:g}), times {ANGLE_SCALE:.6f}"
-AMPLITUDES_PER_CHUNK = 2**16  # 1 MB of complex128 states at a time stays in cache
+AMPLITUDES_PER_CHUNK = 2**18  # 1 MB for each real part of the states: they stay in cache
 PILLOW_BITS = 22  # Pillow's fixed-point resampling weights
 
 

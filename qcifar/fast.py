@@ -1,9 +1,5 @@
 """A compiled circuit: layers of `qcifar.compiler` on a batch of states, in plain torch.
 
-A state is a tensor (2^N, B), real while it can be and complex from then on; the batch comes last, so
-that an angle per image multiplies along contiguous memory and gates that are the same for all images
-are matrix products.
-
 * The first layer of rotations acts on |0...0>: its state is a product of qubits, built by N - 1 products.
 * Rotations that do not depend on the batch are real Kronecker products over up to four qubits, all built
   at once and each applied by one matrix product; permutations are one index, phases one multiplication.
@@ -20,11 +16,29 @@ import torch
 from torch import nn
 
 from qcifar.compiler import Angle, Layer, NotCompilable, gather, record, schedule
+from qcifar.evolve import (
+    Angles,
+    Circles,
+    Evolve,
+    Fused,
+    Kron,
+    MovingPhases,
+    Permute,
+    Product,
+    Rotate,
+    Scratch,
+    Sign,
+    Step,
+    StillPhases,
+    Turn,
+    evolve,
+)
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
+FUSE_QUBITS = 6  # widest circuit whose still gates become one unitary
 
 
-class FastCircuit(nn.Module):
+class FastCircuit(Step):
     """A quantum function, compiled; differentiable in inputs and weights, in the module's precision.
 
     Args:
@@ -127,57 +141,79 @@ class FastCircuit(nn.Module):
             self.turned.append({"wire": wire, "coefficient": coefficient, "ry": angle, "rz": phases.get(wire)})
 
     def _place(self) -> None:
-        """Give every angle a row and every layer its constants as buffers."""
-        self.program: list[tuple] = []
+        """Turn the layers into steps of `qcifar.evolve` and give every angle a row."""
+        first = self.layers.pop(0) if self.layers and self.layers[0].kind == "R" else Layer("R", set())
+        rotations = [first.rotations.get(wire, Angle()) for wire in range(self.n)]
+        steps: list[Step] = [Product(self._use(*(angle * 0.5 for angle in rotations)))]
         factors: dict[int, list[Angle | None]] = {}  # qubits of a Kronecker factor -> half angles of all of them
-        steps = [self._place_rotations(place, layer, factors) for place, layer in enumerate(self.layers)]
-        self.krons = [(size, self._use(*halves)) for size, halves in factors.items()]
-        for place, layer in enumerate(self.layers):
-            if layer.kind == "R":
-                self.program += steps[place]
-            elif layer.kind == "D":
-                self._place_phases(place, layer)
-            else:
-                self._buffer(f"source_{place}", layer.source, integer=True)
-                self._buffer(f"target_{place}", np.argsort(layer.source), integer=True)
-                self.program.append(("P", place))
+        circles: list[tuple[list, np.ndarray | None]] = []  # still phases: [(z, angle)] and sign of each layer
+        still: list[Step] = []
+        for layer in self.layers:
+            for step in self._steps(layer, factors, circles):
+                if isinstance(step, Turn | MovingPhases):
+                    steps += [*self._fused(still), step]
+                    still = []
+                else:
+                    still.append(step)
+        self.steps = nn.ModuleList(steps + self._fused(still))
+        self.shared = nn.ModuleList(Kron(size, self._use(*halves)) for size, halves in factors.items())
+        if circles:
+            self.shared.append(self._circles(circles))
         if self.turned:
-            uses = [self._use(*(t[axis] for t in self.turned)) for axis in ("ry", "rz")]
-            self.program.append(("turned", *uses))
-            self._buffer("coefficients", np.array([[t["coefficient"]] for t in self.turned]))
+            self.turned_uses = [self._use(*(t[axis] for t in self.turned)) for axis in ("ry", "rz")]
+            self.constant("coefficients", np.array([[t["coefficient"]] for t in self.turned]))
         self._place_words()
-        self._buffer("signs_z", self.signs)
+        self.constant("signs_z", self.signs)
         self._place_rows()
         del self.layers, self.signs
 
-    def _place_rotations(self, place: int, layer: Layer, factors: dict[int, list]) -> list[tuple]:
-        """Steps of an R layer, none for the others; its Kronecker factors join `factors`."""
+    def _steps(self, layer: Layer, factors: dict[int, list], circles: list[tuple]) -> list[Step]:
+        """Steps of a layer; its still rotations join `factors`, its still phases `circles`."""
+        if layer.kind == "P":
+            return [Permute(layer.source)]
+        return self._rotations(layer, factors) if layer.kind == "R" else self._phases(layer, circles)
+
+    def _fused(self, still: list[Step]) -> list[Step]:
+        return [Fused(still, self.n)] if len(still) > 1 and self.n <= FUSE_QUBITS else still
+
+    def _rotations(self, layer: Layer, factors: dict[int, list]) -> list[Step]:
         halves = {wire: angle * 0.5 for wire, angle in sorted(layer.rotations.items())}
-        if place == 0 and halves:
-            return [("product", [wire in halves for wire in range(self.n)], self._use(*halves.values()))]
         moving = {wire: half for wire, half in halves.items() if self._depends_on_batch(half)}
-        groups, size = [], -(-self.n // -(-self.n // KRON_QUBITS))
+        steps, size = [], -(-self.n // -(-self.n // KRON_QUBITS))
         for first in range(0, self.n, size):
             wires = range(first, min(first + size, self.n))
             if halves.keys() & set(wires) - moving.keys():
                 known = factors.setdefault(len(wires), [])
-                groups.append((first, len(wires), len(known) // len(wires)))
+                steps.append(Rotate(f"kron {len(wires)}", len(known) // len(wires), first))
                 known += [None if wire in moving else halves.get(wire) for wire in wires]
-        turns = [("turn", wire, self._use(half)) for wire, half in moving.items()]
-        return ([("kron", groups)] if groups else []) + turns
+        return steps + [Turn(wire, self._use(half)) for wire, half in moving.items()]
 
-    def _place_phases(self, place: int, layer: Layer) -> None:
-        parts = []
-        for moving in (False, True):
-            terms = [(z, angle) for z, angle, _ in layer.phases if self._depends_on_batch(angle) == moving]
-            if terms:
-                self._buffer(f"z_{place}_{int(moving)}", np.stack([z for z, _ in terms], axis=1))
-                parts.append((f"z_{place}_{int(moving)}", self._use(*(angle * -0.5 for _, angle in terms))))
-        if parts:
-            self.program.append(("D", parts))
-        if layer.sign is not None:
-            self._buffer(f"sign_{place}", layer.sign[:, None])
-            self.program.append(("sign", place))
+    def _phases(self, layer: Layer, circles: list[tuple]) -> list[Step]:
+        still, moving = [], []
+        for z, angle, _ in layer.phases:
+            (moving if self._depends_on_batch(angle) else still).append((z, angle * -0.5))
+        steps: list[Step] = []
+        if still:
+            steps.append(StillPhases(len(circles)))
+            circles.append((still, layer.sign))
+        elif layer.sign is not None:
+            steps.append(Sign(layer.sign))
+        if moving:
+            z = np.stack([z for z, _ in moving], axis=1)
+            steps.append(MovingPhases(self._use(*(angle for _, angle in moving)), z))
+        return steps
+
+    def _circles(self, circles: list[tuple]) -> Circles:
+        """All still phases in one, each layer padded to the same number of angles."""
+        rows = max(len(terms) for terms, _ in circles)
+        z, sign = np.zeros((len(circles), 2**self.n, rows)), np.ones((len(circles), 2**self.n))
+        angles: list[Angle | None] = []
+        for place, (terms, signs) in enumerate(circles):
+            for row, (eigenvalues, _) in enumerate(terms):
+                z[place, :, row] = eigenvalues
+            angles += [angle for _, angle in terms] + [None] * (rows - len(terms))
+            sign[place] = 1.0 if signs is None else signs
+        return Circles(self._use(*angles), z, sign)
 
     def _place_words(self) -> None:
         """Observables with X or Y: <P> = sum_s (-1)^(s.z) Re[i^nY conj(psi(s ^ x)) psi(s)]."""
@@ -189,8 +225,8 @@ class FastCircuit(nn.Module):
                 1.0 - 2.0 * ((states & bit[w]) > 0) for w, letter in word.items() if letter in "YZ"
             ], axis=0)  # fmt: skip
             count_y = sum(letter == "Y" for letter in word.values())
-            self._buffer(f"flipped_{place}", flipped, integer=True)
-            self._buffer(f"word_{place}", coefficient * (1, -1, -1, 1)[count_y % 4] * sign[None])
+            self.constant(f"flipped_{place}", flipped)
+            self.constant(f"word_{place}", coefficient * (1, -1, -1, 1)[count_y % 4] * sign[None])
         self._word_outputs = [(k, sum(letter == "Y" for letter in word.values()) % 2 == 1) for k, _, word in self.words]
 
     def _place_rows(self) -> None:
@@ -215,21 +251,16 @@ class FastCircuit(nn.Module):
                     w[row] += coefficient * by_weight
                     const[row] += coefficient * offset
             for name, array in (("x", x), ("w", w), ("other", other), ("const", const[:, None])):
-                self._buffer(f"{kind}_{name}", array)
+                self.constant(f"{kind}_{name}", array)
             self.uses_weights = getattr(self, "uses_weights", {}) | {kind: bool(w.any())}
         del self._uses, self._linear_rows
-
-    def _buffer(self, name: str, array: np.ndarray, integer: bool = False) -> None:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        self.register_buffer(name, tensor.long() if integer else tensor.float(), persistent=False)
-        if not integer:
-            self.__dict__.setdefault("_exact", {})[name] = tensor.double()
 
     def double(self):
         """float64 arithmetic, with the constants as exact as they were computed."""
         super().double()
-        for name, tensor in self._exact.items():
-            setattr(self, name, tensor.to(getattr(self, name).device))
+        for module in self.modules():
+            if isinstance(module, Step):
+                module.restore_exact()
         return self
 
     # ---- run time
@@ -241,24 +272,17 @@ class FastCircuit(nn.Module):
         if weights is not None and tuple(weights.shape) != tuple(self.weight_shape or ()):
             raise ValueError(f"expected weights {self.weight_shape}, got {tuple(weights.shape)}")
         flat = inputs.reshape(-1, self.n_inputs).to(self.signs_z.dtype)
-        angles = self._angles(flat, None if weights is None else weights.to(self.signs_z.dtype))
-        krons = {size: _krons(angles[use], size) for size, use in self.krons}
-        state, turned = None, None
-        for step in self.program:
-            match step:
-                case ("product", which, use):
-                    state = self._product(which, angles[use])
-                case ("turned", ry, rz):
-                    turned = angles[ry], angles[rz]
-                case _:
-                    state = self._basis_state() if state is None else state
-                    state = self._step(step, state, krons, angles)
-        state = self._basis_state() if state is None else state
-        values = self._measure(state, turned)  # (outputs, B)
+        still, moving = self._angles(flat, None if weights is None else weights.to(self.signs_z.dtype))
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            state = Evolve.apply(self, still, moving)
+        else:
+            angles = self.split_angles(still, moving)
+            state = evolve(self.steps, None, angles, Scratch(self.shared, angles))
+        values = self._measure(state, still, moving)  # (outputs, B)
         return values.expand(-1, len(flat)).mT.reshape(*inputs.shape[:-1], self.outputs)
 
-    def _angles(self, inputs, weights) -> dict[int, torch.Tensor]:
-        """For each use its angles, (rows, B) if any depends on the batch, else (rows, 1)."""
+    def _angles(self, inputs, weights) -> tuple[torch.Tensor, torch.Tensor]:
+        """All angles: those that are the same for all images (rows, 1), the others (rows, B)."""
         theta = {"still": self.still_const, "moving": torch.addmm(self.moving_const, self.moving_x, inputs.mT)}
         if weights is not None:
             for kind, needed in self.uses_weights.items():
@@ -275,124 +299,75 @@ class FastCircuit(nn.Module):
                     zero if is_batch else v.reshape(()) for v, is_batch in zip(values, self._other_batch, strict=True)
                 ]
                 theta["still"] = theta["still"] + self.still_other @ torch.stack(still)[:, None]
+        return theta["still"], theta["moving"]
+
+    def split_angles(self, still, moving) -> Angles:
+        """{use: its rows}"""
         return {
             use: angles
-            for kind in theta
-            for use, angles in zip(self.order[kind], theta[kind].split(self.sizes[kind]), strict=True)
+            for kind, theta in (("still", still), ("moving", moving))
+            for use, angles in zip(self.order[kind], theta.split(self.sizes[kind]), strict=True)
         }
 
-    def _basis_state(self):
-        """|0...0>"""
-        state = torch.zeros_like(self.signs_z[0, :, None])
-        state[0] = 1.0
-        return state
+    def join_gradients(self, found: Angles, still, moving) -> list[torch.Tensor]:
+        """The inverse of `split_angles`; uses that were not found had no effect."""
+        joined = []
+        for kind, theta in (("still", still), ("moving", moving)):
+            parts = [
+                found[use] if use in found else theta.new_zeros(size, theta.shape[1])
+                for use, size in zip(self.order[kind], self.sizes[kind], strict=True)
+            ]
+            joined.append(torch.cat(parts) if parts else torch.zeros_like(theta))
+        return joined
 
-    def _product(self, which, halves) -> torch.Tensor:
-        """Kronecker product of RY(2 half)|0>, or |0> where `which` is False: (2^N, B or 1)."""
-        qubits = iter(torch.stack((halves.cos(), halves.sin()), dim=1).unbind(0))
-        state = None
-        for turned in which:
-            qubit = next(qubits) if turned else torch.eye(2, 1, dtype=halves.dtype, device=halves.device)
-            state = qubit if state is None else (state[:, None] * qubit).flatten(0, 1)
-        return state
-
-    def _step(self, step, state, krons, angles):
-        match step:
-            case ("P", place):
-                return _Permute.apply(state, getattr(self, f"source_{place}"), getattr(self, f"target_{place}"))
-            case ("sign", place):
-                return state * getattr(self, f"sign_{place}")
-            case ("D", parts):
-                phase = sum(getattr(self, name) @ angles[use] for name, use in parts)
-                return state * torch.polar(torch.ones_like(phase), phase)
-            case ("kron", groups):
-                for first, size, place in groups:
-                    state = _apply_matrix(state, krons[size][place], first)
-                return state
-            case ("turn", wire, use):
-                return _turn(state, angles[use][0], wire)
-        raise AssertionError(step)
-
-    def _measure(self, state, turned) -> torch.Tensor:
+    def _measure(self, state, still, moving) -> torch.Tensor:
         """(outputs, B or 1)"""
         if self.words:
             return self._measure_words(state)
-        z = self.signs_z @ _real(state).square()  # (outputs, B or 2 B)
-        z = z.unflatten(1, (-1, 2)).sum(-1) if state.is_complex() else z
-        if turned is None:
+        z = _ReadZ.apply(state, self.signs_z)
+        if not self.turned:
             return z
-        ry, rz = turned
+        angles = self.split_angles(still, moving)
+        ry, rz = (angles[use] for use in self.turned_uses)
         x, y = zip(*[_transverse(state, output["wire"]) for output in self.turned], strict=True)
         across = rz.cos() * torch.stack(x) * self.coefficients
-        if state.is_complex():  # a real state has no Y
+        if len(state) == 2:  # a real state has no Y
             across = across - rz.sin() * torch.stack(y) * self.coefficients
         return ry.cos() * z - ry.sin() * across
 
     def _measure_words(self, state):
         values = [0.0] * self.outputs
         for place, (k, odd) in enumerate(self._word_outputs):
-            product = state.index_select(0, getattr(self, f"flipped_{place}")).conj() * state
-            if state.is_complex():
-                product = product.imag if odd else product.real
-            elif odd:
-                product = torch.zeros_like(product)
+            flipped = state.index_select(1, getattr(self, f"flipped_{place}"))
+            if not odd:
+                product = (flipped * state).sum(0)
+            elif len(state) == 2:  # Im[conj(flipped) state]
+                product = flipped[0] * state[1] - flipped[1] * state[0]
+            else:
+                product = torch.zeros_like(state[0])
             values[k] = values[k] + (getattr(self, f"word_{place}") @ product)[0]
         return torch.stack(values)
 
 
-class _Permute(torch.autograd.Function):
-    """Rows of a state in another order. The gradient is the inverse order; autograd would scatter and add."""
+class _ReadZ(torch.autograd.Function):
+    """Readout along Z: signs (outputs, 2^N) @ probabilities of a state (parts, 2^N, B) -> (outputs, B)."""
 
     @staticmethod
-    def forward(ctx, state, source, target):
-        ctx.save_for_backward(target)
-        return state.index_select(0, source)
+    def forward(ctx, state, signs):
+        ctx.save_for_backward(state, signs)
+        return (signs @ (state * state)).sum(0)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
-
-
-def _real(state):
-    """(2^N, B) real -> itself; complex -> (2^N, 2 B) with real and imaginary parts side by side, no copy."""
-    return torch.view_as_real(state).flatten(1) if state.is_complex() else state
-
-
-def _krons(halves, size):
-    """RY(2 half) on `size` neighbouring wires each: (factors * size, 1) -> a tuple of (2^size, 2^size)."""
-    cos, sin = halves.cos(), halves.sin()
-    turns = torch.cat((cos, -sin, sin, cos), dim=1).view(-1, size, 2, 2).unbind(1)
-    matrix = turns[0]
-    for turn in turns[1:]:
-        matrix = matrix[:, :, None, :, None] * turn[:, None, :, None, :]
-        matrix = matrix.flatten(3, 4).flatten(1, 2)
-    return matrix.unbind(0)
-
-
-def _apply_matrix(state, matrix, first):
-    """A real matrix on the wires from `first` on, for states (2^N, B)."""
-    size = len(matrix)
-    grouped = _real(state).reshape(2**first, size, -1)
-    grouped = torch.bmm(matrix.expand(2**first, size, size), grouped) if first else (matrix @ grouped[0])[None]
-    if state.is_complex():
-        return torch.view_as_complex(grouped.view(*state.shape, 2))
-    return grouped.view(state.shape)
-
-
-def _turn(state, half, wire):
-    """RY(2 half) with an angle (B,) per column."""
-    cos, sin = half.cos(), half.sin()
-    zero, one = state.unflatten(0, (2**wire, 2, -1)).unbind(1)  # (2^wire, rest, B)
-    return torch.stack((cos * zero - sin * one, sin * zero + cos * one), dim=1).flatten(0, 2)
+        state, signs = ctx.saved_tensors
+        return state * (signs.mT @ (2 * gradient)), None
 
 
 def _transverse(state, wire):
     """<X> and <Y> of a wire, each (B,); <Y> is None for a real state."""
-    zero, one = state.unflatten(0, (2**wire, 2, -1)).unbind(1)
-    if not state.is_complex():
-        return 2 * (zero * one).sum((0, 1)), None
-    overlap = 2 * (zero.conj() * one).sum((0, 1))
-    return overlap.real, overlap.imag
+    zero, one = state.unflatten(1, (2**wire, 2, -1)).unbind(2)  # (parts, 2^wire, rest, B)
+    x = 2 * (zero * one).sum((0, 1, 2))
+    return x, None if len(state) == 1 else 2 * (zero[0] * one[1] - zero[1] * one[0]).sum((0, 1))
 
 
 # ---- how a tape's parameters follow from the arguments

@@ -257,6 +257,7 @@ def test_help_of_the_scripts(script, capsys):
 PROGRAM = """
 import importlib, random, sys
 import numpy, torch
+import pennylane  # which imports jax where that is installed, and jax draws
 state = lambda: (torch.get_rng_state().tolist(), repr(numpy.random.get_state()), random.getstate())
 before = state()
 for name in sys.argv[1:]:

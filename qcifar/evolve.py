@@ -1,0 +1,416 @@
+"""Steps of a compiled circuit on a batch of states, forward and backward, in real arithmetic.
+
+A state is a real tensor (parts, 2^N, B): parts is 1 while the amplitudes are real, then 2 for real and
+imaginary parts. The batch comes last, so that an angle per image multiplies along contiguous memory and
+gates that are the same for all images are matrix products; B is 1 while nothing depends on the image.
+
+`evolve` runs the steps as plain differentiable torch, for inference and for `torch.compile`. `Evolve`
+runs the same steps with a backward pass written by hand: every step is orthogonal, so the gradient of a
+state is carried back by the transposed step, and an angle's gradient is the overlap of the gradient with
+the generator applied to the state that was saved there. That is a third of the kernels that autograd
+would launch, and it keeps two states a layer.
+
+Angles come as {use: (rows, 1 or B)}, `scratch` holds what one call computes once.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+Angles = dict[int, torch.Tensor]
+
+
+class Step(nn.Module):
+    """Base of the steps: constants in float32 that become float64 without loss, and are no state."""
+
+    def constant(self, name: str, array: np.ndarray) -> None:
+        exact = torch.from_numpy(np.ascontiguousarray(array))
+        self.register_buffer(name, exact.float() if exact.is_floating_point() else exact.long(), persistent=False)
+        if exact.is_floating_point():
+            self.__dict__.setdefault("exact", {})[name] = exact.double()
+
+    def restore_exact(self) -> None:
+        for name, tensor in self.__dict__.get("exact", {}).items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
+
+
+class Scratch:
+    """What one call computes once: rotation matrices, phases and, if `keep`, what the way back needs again."""
+
+    def __init__(self, shared, angles: Angles, keep: bool = False):
+        self.by_kind = {part.kind: part.forward(angles) for part in shared}
+        self.keep, self.kept = keep, {}
+
+    def once(self, step: Step, make):
+        if not self.keep:
+            return make()
+        if id(step) not in self.kept:
+            self.kept[id(step)] = make()
+        return self.kept[id(step)]
+
+
+class Found:
+    """Gradients by angles, and by the parts of `Scratch`, as the steps find them."""
+
+    def __init__(self):
+        self.angles: Angles = {}
+        self.shared: dict[tuple, torch.Tensor] = {}  # (kind, place)
+
+
+class Kron(Step):
+    """All rotation matrices on `size` neighbouring wires, that is Kronecker products of RY(2 half)."""
+
+    def __init__(self, size: int, use: int):
+        super().__init__()
+        self.kind, self.size, self.use = f"kron {size}", size, use
+        turn = np.array([[0.0, -1.0], [1.0, 0.0]])  # d RY(2 half) / d half = RY(2 half) turn
+        generators = [np.kron(np.kron(np.eye(2**k), turn), np.eye(2 ** (size - 1 - k))) for k in range(size)]
+        self.constant("generators", np.stack(generators).reshape(size, -1).T)  # (4^size, size)
+
+    def forward(self, angles: Angles) -> tuple[torch.Tensor, ...]:
+        """Angles (factors * size, 1) -> one matrix (2^size, 2^size) for each factor."""
+        cos, sin = angles[self.use].cos(), angles[self.use].sin()
+        turns = torch.cat((cos, -sin, sin, cos), dim=1).view(-1, self.size, 2, 2).unbind(1)
+        matrix = turns[0]
+        for turn in turns[1:]:
+            matrix = matrix[:, :, None, :, None] * turn[:, None, :, None, :]
+            matrix = matrix.flatten(3, 4).flatten(1, 2)
+        return matrix.unbind(0)
+
+    def back(self, scratch: Scratch, found: Found) -> None:
+        matrices = scratch.by_kind[self.kind]
+        by_matrix = torch.stack([found.shared[self.kind, place] for place in range(len(matrices))])
+        overlap = torch.bmm(torch.stack(matrices).mT, by_matrix).view(len(matrices), -1)  # (factors, 4^size)
+        found.angles[self.use] = (overlap @ self.generators).view(-1, 1)
+
+
+class Circles(Step):
+    """cos and sin of all phases that are the same for all images: phase = z @ angles, with a sign.
+
+    Args:
+        use: angles (layers * rows, 1), padded to the same number of rows for each layer.
+        z: (layers, 2^N, rows) eigenvalues.
+        sign: (layers, 2^N) of +1 and -1.
+    """
+
+    kind = "circles"
+
+    def __init__(self, use: int, z: np.ndarray, sign: np.ndarray):
+        super().__init__()
+        self.use = use
+        self.constant("z", z)
+        self.constant("sign", sign[:, :, None])
+
+    def forward(self, angles: Angles) -> list[tuple]:
+        """For each layer (-sin, cos, sin) of its phases as (3, 2^N, 1), and the same of their negatives."""
+        phases = torch.bmm(self.z, angles[self.use].view(len(self.z), -1, 1))
+        cos, sin = phases.cos() * self.sign, phases.sin() * self.sign
+        ahead = torch.stack((-sin, cos, sin), dim=1)
+        return list(zip(ahead.unbind(0), ahead.flip(1).unbind(0), strict=True))
+
+    def back(self, scratch: Scratch, found: Found) -> None:
+        by_phase = torch.stack([found.shared[self.kind, place] for place in range(len(self.z))])
+        found.angles[self.use] = torch.bmm(self.z.mT, by_phase).view(-1, 1)
+
+
+class Product(Step):
+    """|0...0> turned by RY(2 half) on every wire: a product of qubits (cos half, sin half)."""
+
+    def __init__(self, use: int):
+        super().__init__()
+        self.use = use
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        return _product(_qubits(angles[self.use]))
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        qubits = _qubits(angles[self.use])
+        by_qubit = _product_back(qubits, gradient)[0]  # (N, 2, B)
+        found.angles[self.use] = qubits[0, :, 0] * by_qubit[:, 1] - qubits[0, :, 1] * by_qubit[:, 0]
+        return None
+
+
+class Sign(Step):
+    """+1 or -1 on every basis state."""
+
+    def __init__(self, sign: np.ndarray):
+        super().__init__()
+        self.constant("sign", sign[:, None])
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        return state * self.sign
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        return gradient * self.sign
+
+
+class Phases(Step):
+    """exp(i phase) on every basis state. Subclasses say the phase, and what follows from its gradient."""
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        circle = self.circle(state, angles, scratch)  # (-sin,) cos, sin
+        turned = state[0] * circle[-2:]
+        return turned if len(state) == 1 else (state[1] * circle[:2]).add_(turned)
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        by_phase = (gradient[1] * after[0]).sub_(gradient[0] * after[1])  # (2^N, B)
+        self.found(by_phase, found)
+        if len(state) == 1:
+            cos, sin = self.circle(state, angles, scratch)[-2:]
+            return (gradient[0] * cos).add_(gradient[1] * sin)[None]
+        circle = self.circle_back(state, angles, scratch)  # sin, cos, -sin
+        return (gradient[0] * circle[1:]).add_(gradient[1] * circle[:2])
+
+
+class StillPhases(Phases):
+    """Phases that are the same for all images: one layer of `Circles`."""
+
+    def __init__(self, place: int):
+        super().__init__()
+        self.place = place
+
+    def circle(self, state, angles: Angles, scratch: Scratch):
+        return scratch.by_kind[Circles.kind][self.place][0]
+
+    def circle_back(self, state, angles: Angles, scratch: Scratch):
+        return scratch.by_kind[Circles.kind][self.place][1]
+
+    def found(self, by_phase, found: Found) -> None:
+        found.shared[Circles.kind, self.place] = by_phase.sum(-1, keepdim=True)
+
+
+class MovingPhases(Phases):
+    """Phases of every image, z @ angles, with cos x as sin(x + pi/2): one matrix product and one sine."""
+
+    def __init__(self, use: int, z: np.ndarray):
+        super().__init__()
+        self.use = use
+        self.constant("z", np.concatenate((-z, z, z)))  # (3 * 2^N, rows), for -sin, cos, sin
+        self.constant("offset", np.repeat([0.0, np.pi / 2, 0.0], len(z))[:, None])
+
+    def circle(self, state, angles: Angles, scratch: Scratch):
+        return scratch.once(self, lambda: self._circle(len(state), angles))
+
+    def _circle(self, parts: int, angles: Angles):
+        third = len(self.z) // 3
+        first = third if parts == 1 else 0  # a real state needs no -sin
+        phases = torch.addmm(self.offset[first:], self.z[first:], angles[self.use])
+        return phases.sin().view(-1, third, phases.shape[-1])
+
+    def circle_back(self, state, angles: Angles, scratch: Scratch):
+        return self.circle(state, angles, scratch).flip(0)
+
+    def found(self, by_phase, found: Found) -> None:
+        third = len(self.z) // 3
+        found.angles[self.use] = self.z[third : 2 * third].mT @ by_phase
+
+
+class Permute(Step):
+    """Basis states in another order: new[s] = old[source[s]]."""
+
+    def __init__(self, source: np.ndarray):
+        super().__init__()
+        self.constant("source", source)
+        self.constant("target", np.argsort(source))
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return _Reorder.apply(state, self.source, self.target)
+        return state.index_select(1, self.source)
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        return gradient.index_select(1, self.target)
+
+
+class _Reorder(torch.autograd.Function):
+    """The gradient is the inverse order; autograd would scatter and add."""
+
+    @staticmethod
+    def forward(ctx, state, source, target):
+        ctx.save_for_backward(target)
+        return state.index_select(1, source)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.index_select(1, ctx.saved_tensors[0]), None, None
+
+
+class Rotate(Step):
+    """One of the real matrices of a `Kron` on the wires from `first` on."""
+
+    def __init__(self, kron: str, place: int, first: int):
+        super().__init__()
+        self.kron, self.place, self.first = kron, place, first
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        return self._applied(scratch.by_kind[self.kron][self.place], state)
+
+    def _applied(self, matrix, state):
+        size, groups = len(matrix), len(state) << self.first
+        grouped = state.reshape(groups, size, -1)
+        return torch.bmm(matrix.expand(groups, size, size), grouped).view(state.shape)
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        matrix = scratch.by_kind[self.kron][self.place]
+        shape = (len(state) << self.first, len(matrix), -1)
+        by_matrix = torch.bmm(gradient.reshape(shape), state.reshape(shape).mT)
+        found.shared[self.kron, self.place] = by_matrix.sum(0)
+        return self._applied(matrix.mT, gradient)
+
+
+class Turn(Step):
+    """RY(2 half) on one wire with an angle for every image."""
+
+    def __init__(self, wire: int, use: int):
+        super().__init__()
+        self.wire, self.use = wire, use
+
+    def _halves(self, state):
+        return state.unflatten(1, (2**self.wire, 2, -1)).unbind(2)  # each (parts, 2^wire, rest, B)
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        half = angles[self.use][0]
+        return self._turned(state, half.cos(), half.sin())
+
+    def _turned(self, state, cos, sin):
+        zero, one = self._halves(state)
+        return torch.stack((cos * zero - sin * one, sin * zero + cos * one), dim=2).flatten(1, 3)
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        half = angles[self.use][0]
+        (zero, one), (by_zero, by_one) = self._halves(after), self._halves(gradient)
+        found.angles[self.use] = (by_one * zero - by_zero * one).sum((0, 1, 2))[None]
+        return self._turned(gradient, half.cos(), -half.sin())
+
+
+class Fused(Step):
+    """Steps that are the same for all images as one unitary, built by running them on 2^N columns.
+
+    Only where the batch is large enough to pay for that; else the steps run one by one.
+    """
+
+    def __init__(self, steps: list[Step], n: int):
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.constant("eye", np.eye(2**n)[None])
+
+    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+        _, matrix = scratch.once(self, lambda: self._built(len(state), angles, scratch))
+        return (matrix @ state.flatten(0, 1)).view(-1, *state.shape[1:])
+
+    def _built(self, parts: int, angles: Angles, scratch: Scratch):
+        trail = trail_of(self.steps, self.eye, angles, scratch)
+        return trail, _as_matrix(trail[-1], parts)
+
+    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+        trail, matrix = scratch.once(self, lambda: self._built(len(state), angles, scratch))
+        by_matrix = gradient.flatten(0, 1) @ state.flatten(0, 1).mT
+        walk_back(self.steps, trail, _as_parts(by_matrix, trail[-1]), angles, scratch, found)
+        return (matrix.mT @ gradient.flatten(0, 1)).view(state.shape)
+
+
+def _as_matrix(unitary, parts: int):
+    """A unitary (1 or 2, D, D) as the real matrix that acts on a state of `parts` real parts, stacked."""
+    if len(unitary) == 1:
+        return unitary[0] if parts == 1 else torch.block_diag(unitary[0], unitary[0])
+    column = unitary.flatten(0, 1)  # (2 D, D)
+    if parts == 1:
+        return column
+    return torch.cat((column, torch.cat((-unitary[1], unitary[0]))), dim=1)
+
+
+def _as_parts(by_matrix, unitary):
+    """The gradient of `_as_matrix`: by every place of the matrix -> by the parts of the unitary."""
+    size = unitary.shape[-1]
+    blocks = by_matrix.unflatten(0, (-1, size)).unflatten(2, (-1, size))  # (row blocks, D, column blocks, D)
+    if len(unitary) == 1:
+        return blocks[0, :, 0][None] + (blocks[1, :, 1] if len(blocks) > 1 else 0)
+    if blocks.shape[2] == 1:
+        return blocks[:, :, 0]
+    return torch.stack((blocks[0, :, 0] + blocks[1, :, 1], blocks[1, :, 0] - blocks[0, :, 1]))
+
+
+def evolve(steps, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+    """Final state (parts, 2^N, B or 1), differentiable by autograd."""
+    for step in steps:
+        state = step.forward(state, angles, scratch)
+    return state
+
+
+def trail_of(steps, state, angles: Angles, scratch: Scratch) -> list:
+    """All states on the way, the first and the last included."""
+    trail = [state]
+    for step in steps:
+        trail.append(step.forward(trail[-1], angles, scratch))
+    return trail
+
+
+def walk_back(steps, trail, gradient, angles: Angles, scratch: Scratch, found: Found) -> None:
+    """Carry the gradient of the last state back to the first, filling `found`."""
+    for step, state, after in zip(reversed(steps), trail[-2::-1], trail[:0:-1], strict=True):
+        gradient = step.back(state, after, gradient, angles, scratch, found)
+        if state is not None and gradient.shape[-1] != state.shape[-1]:
+            gradient = gradient.sum(-1, keepdim=True)  # one column for all images until here
+
+
+class Evolve(torch.autograd.Function):
+    """`evolve` from the angles alone, with the backward pass of the steps; differentiable once.
+
+    Args of apply: the circuit (its `steps`, `shared`, `split_angles` and `join_gradients`) and all angles,
+    still (rows, 1) and moving (rows, B). Returns the final state.
+    """
+
+    @staticmethod
+    def forward(ctx, circuit, still, moving):
+        angles = circuit.split_angles(still, moving)
+        scratch = Scratch(circuit.shared, angles, keep=True)
+        trail = trail_of(circuit.steps, None, angles, scratch)
+        ctx.circuit, ctx.scratch, ctx.trail = circuit, scratch, trail[:-1]
+        ctx.save_for_backward(still, moving, trail[-1])
+        return trail[-1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        circuit, (still, moving, last) = ctx.circuit, ctx.saved_tensors
+        angles, found = circuit.split_angles(still, moving), Found()
+        walk_back(circuit.steps, [*ctx.trail, last], gradient, angles, ctx.scratch, found)
+        for part in circuit.shared:
+            part.back(ctx.scratch, found)
+        return None, *circuit.join_gradients(found.angles, still, moving)
+
+
+def _qubits(halves):
+    """(N, B) -> (1, N, 2, B): the real qubits RY(2 half)|0>."""
+    return torch.stack((halves.cos(), halves.sin()), dim=1)[None]
+
+
+def _product(qubits):
+    """Kronecker products over the second axis: (F, n, 2, B) -> (F, 2^n, B), in log2 n rounds where n is even."""
+    factors, n, _, batch = qubits.shape
+    if n == 1:
+        return qubits[:, 0]
+    if n % 2:
+        rest, last = _product(qubits[:, :-1]), qubits[:, -1]
+    else:
+        rest, last = _product(qubits.reshape(2 * factors, n // 2, 2, batch)).unflatten(0, (factors, 2)).unbind(1)
+    return (rest[:, :, None] * last[:, None]).flatten(1, 2)
+
+
+def _product_back(qubits, gradient):
+    """Gradient (F, 2^n, B) of `_product(qubits)` -> gradient of the qubits (F, n, 2, B)."""
+    factors, n, _, batch = qubits.shape
+    if n == 1:
+        return gradient[:, None]
+    if n % 2:
+        rest, last = _product(qubits[:, :-1]), qubits[:, -1]
+        by_rest, by_last = _pair_back(rest, last, gradient)
+        return torch.cat((_product_back(qubits[:, :-1], by_rest), by_last[:, None]), dim=1)
+    halves = qubits.reshape(2 * factors, n // 2, 2, batch)
+    by_half = _pair_back(*_product(halves).unflatten(0, (factors, 2)).unbind(1), gradient)
+    return _product_back(halves, torch.stack(by_half, dim=1).flatten(0, 1)).reshape(qubits.shape)
+
+
+def _pair_back(left, right, gradient):
+    grid = gradient.unflatten(1, (left.shape[1], right.shape[1]))
+    return (grid * right[:, None]).sum(2), (grid * left[:, :, None]).sum(1)
