@@ -6,11 +6,13 @@ does at an epoch's start or adds to its row comes as a callback.
 """
 
 import contextlib
+import itertools
 import math
 import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +20,17 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 from tqdm import tqdm
 
+from qcifar.distributed import (
+    from_first,
+    gather_rows,
+    largest,
+    one_each,
+    rank,
+    replicate,
+    share_buffers,
+    without_exchange,
+    world_size,
+)
 from qcifar.errors import InputError, Interrupted
 from qcifar.files import read_checkpoint, write_checkpoint, write_csv
 from qcifar.seeding import seed_torch
@@ -32,7 +45,7 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    loss_sum: torch.Tensor | None = None  # () float64, on the device: summed over images
+    loss_sum: torch.Tensor | None = None  # () float64, on the device: summed over this process's images
     correct: torch.Tensor | None = None  # () int64, likewise
     lr: float = 0.0  # of the last step
     seconds: float = 0.0  # spent on these steps, also before an interruption
@@ -43,7 +56,7 @@ class Progress:
 
 def train_model(
     model, train_loader, val_loader, criterion, optimizer, scheduler, run, *,
-    epochs, select_by, autocast, checkpoint_minutes, on_epoch_start=None, on_epoch_end=None,
+    epochs, select_by, autocast, checkpoint_minutes, accumulate=1, on_epoch_start=None, on_epoch_end=None,
 ):  # fmt: skip
     """Train for `epochs` epochs, or go on where `run` was stopped, and return the best epoch's model.
 
@@ -57,6 +70,7 @@ def train_model(
         select_by: what decides the best epoch on validation: "f1" (macro), "top1" or "loss".
         autocast: context manager around each forward pass.
         checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
+        accumulate: micro-batches of equal size that a step's gradient is averaged over.
         on_epoch_start: called with the epoch's number (from 0) before its first step. When a run
             resumes inside an epoch it is called too, and what it set is then overwritten by the
             checkpoint.
@@ -73,11 +87,13 @@ def train_model(
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     now = Progress()
     run.begin()
-    if run.last_path.exists():
+    if from_first(run.last_path.exists()):
         saved = load_checkpoint(run.last_path, run.identity, train_loader.images.device)
         if "progress" not in saved:
             raise InputError(f"{run.last_path} holds a model but no place to go on from; delete it and run again")
         now = Progress(**saved["progress"])
+        if now.loss_sum is not None:
+            now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
         begin_epoch(now.epoch)
         restore(stateful, saved, run.last_path)
         run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(train_loader)}")
@@ -90,12 +106,14 @@ def train_model(
         while now.epoch < epochs:
             if now.step == 0:
                 begin_epoch(now.epoch)
+            network = replicate(model)  # anew each epoch, since a phase may change what learns
             try:
                 train_one_epoch(
-                    model, train_loader, criterion, optimizer, scheduler, now,
-                    title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast,
+                    network, train_loader, criterion, optimizer, scheduler, now,
+                    title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
                     stop=stop, save=save, save_every=60 * checkpoint_minutes,
                 )  # fmt: skip
+                share_buffers(model)
                 scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
             except Interrupted:
                 save()
@@ -123,45 +141,49 @@ def train_model(
 
 
 def train_one_epoch(
-    model, loader, criterion, optimizer, scheduler, now, *, title, autocast, stop, save, save_every
+    network, loader, criterion, optimizer, scheduler, now, *, title, autocast, accumulate, stop, save, save_every
 ):  # fmt: skip
     """Run the steps of epoch `now.epoch` from `now.step` on, keeping `now` true after every step.
 
     Nothing waits for the device inside a step; loss and accuracy are read when the bar is refreshed.
+    Of several processes each trains on its slice of every batch, and `network` averages the gradients.
     """
-    model.train()
+    network.train()
     if now.step == 0:
         now.loss_sum = torch.zeros((), dtype=torch.float64, device=loader.images.device)
         now.correct = torch.zeros((), dtype=torch.int64, device=loader.images.device)
-    size = loader.batch_size
+    size = loader.batch_size  # of all processes together
     started = refreshed = saved = time.monotonic()
     before = now.seconds
     with tqdm(
         total=len(loader) * size, initial=now.step * size, unit="img", leave=False, mininterval=REFRESH_SECONDS,
-        desc=title,
+        desc=title, disable=rank() > 0,
     ) as bar:  # fmt: skip
         for x, labels in loader.batches(now.epoch, now.step):
-            seed_torch(loader.seed, "model", now.epoch, now.step)  # for models that draw: none can shift another step
+            # For models that draw: none can shift another step, and each process draws its own.
+            seed_torch(loader.seed, "model", now.epoch, now.step, *([rank()] if rank() else []))
             optimizer.zero_grad(set_to_none=True)
-            with autocast:
-                logits = model(x)  # (B, classes)
-                loss = criterion(logits, labels)
-            loss.backward()
+            parts = list(zip(x.chunk(accumulate), labels.chunk(accumulate), strict=True))
+            for number, (images, wanted) in enumerate(parts):
+                with nullcontext() if number + 1 == len(parts) else without_exchange(network):
+                    with autocast:
+                        logits = network(images)  # (B / accumulate, classes)
+                        loss = criterion(logits, wanted)
+                    (loss / len(parts)).backward()
+                now.loss_sum += loss.detach().double() * len(wanted)
+                now.correct += (logits.detach().argmax(1) == wanted).sum()
             now.lr = optimizer.param_groups[0]["lr"]
             optimizer.step()
             scheduler.step()
-            now.loss_sum += loss.detach().double() * size
-            now.correct += (logits.detach().argmax(1) == labels).sum()
             now.step += 1
             clock = time.monotonic()
             now.seconds = before + clock - started
             if clock - refreshed > REFRESH_SECONDS:
-                seen, refreshed = now.step * size, clock
+                seen, refreshed = now.step * len(labels), clock
                 loss_text, top1_text = f"{now.loss_sum.item() / seen:.3f}", f"{now.correct.item() / seen:.3f}"
                 bar.set_postfix(loss=loss_text, top1=top1_text, refresh=False)
             bar.update(size)
-            stop.check()
-            if clock - saved >= save_every and now.step < len(loader):
+            if stop.check(save_due=clock - saved >= save_every and now.step < len(loader)):
                 save()
                 saved = time.monotonic()
     refuse_divergence(now)  # also waits for the device, so that the seconds are whole
@@ -170,13 +192,13 @@ def train_one_epoch(
 
 def refuse_divergence(now):
     """Raise `InputError` if the sum of the epoch's losses so far is not finite."""
-    if now.loss_sum is not None and not math.isfinite(now.loss_sum.item()):
+    if now.loss_sum is not None and not math.isfinite(one_each(now.loss_sum).sum().item()):
         raise InputError(f"the loss of epoch {now.epoch + 1} is not finite: training diverged; lower MAX_LR (--max-lr)")
 
 
 @torch.inference_mode()
 def evaluate(model, loader, criterion, autocast, name="test", stop=None):
-    """Score `model` on all images of `loader`.
+    """Score `model` on all images of `loader`, the batches dealt out to the processes in turns.
 
     Returns:
         scores: dict with mean "loss", "top1" and "top5" accuracy in [0, 1] and macro "f1" (over the
@@ -188,17 +210,20 @@ def evaluate(model, loader, criterion, autocast, name="test", stop=None):
         InputError: a logit is not finite.
     """
     model.eval()
-    collected = []
-    bar = tqdm(total=len(loader.images), unit="img", leave=False, desc=name, delay=1.0, mininterval=REFRESH_SECONDS)
-    with bar:
-        for x, labels in loader.batches():
-            with autocast:
-                logits = model(x)
-            collected.append(logits.float())
-            bar.update(len(labels))
+    collected = []  # (places, logits) of this process's batches
+    mine = loader.batches(rank(), world_size())
+    with tqdm(
+        total=len(loader.images), unit="img", leave=False, desc=name, delay=1.0, mininterval=REFRESH_SECONDS,
+        disable=rank() > 0,
+    ) as bar:  # fmt: skip
+        for _ in range(math.ceil(len(loader) / world_size())):  # so that all processes stop after the same round
+            for x, places in itertools.islice(mine, 1):
+                with autocast:
+                    collected.append((places, model(x).float()))
+            bar.update(min(loader.batch_size * world_size(), bar.total - bar.n))
             if stop is not None:
                 stop.check()
-    logits = torch.cat(collected)  # (n, classes)
+    logits = gather_rows(collected, len(loader.images), loader.images.device)  # (n, classes)
     loss = criterion(logits, loader.labels).item()
     logits, labels = logits.cpu().numpy(), loader.labels.cpu().numpy()
     if not np.isfinite(logits).all():
@@ -218,8 +243,8 @@ def epoch_row(now, images, scores):
     """The row of metrics.csv for the epoch that `now` has completed, with `images` trained on."""
     return {
         "epoch": now.epoch + 1,
-        "train_loss": now.loss_sum.item() / images,
-        "train_top1": now.correct.item() / images,
+        "train_loss": one_each(now.loss_sum).sum().item() / images,
+        "train_top1": one_each(now.correct).sum().item() / images,
         "val_loss": scores["loss"],
         "val_top1": scores["top1"],
         "val_top5": scores["top5"],
@@ -242,8 +267,10 @@ def describe(row, epochs):
 
 
 def checkpoint(stateful, now, identity):
-    """Everything that the rest of a run depends on, as tensors and plain values."""
+    """Everything that the rest of a run depends on, as tensors and plain values; called by all processes together."""
     progress = dict(vars(now))
+    if now.loss_sum is not None:
+        progress |= {"loss_sum": one_each(now.loss_sum), "correct": one_each(now.correct)}
     return {"identity": identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
 
 
@@ -275,11 +302,13 @@ class Stop:
 
     signum: int | None = None
 
-    def check(self):
-        """Raise `Interrupted` if a signal arrived."""
-        if self.signum is not None:
-            name = signal.Signals(self.signum).name
-            raise Interrupted(self.signum, f"stopped by {name}; saved, the same command (without --no-resume) goes on")
+    def check(self, save_due=False):
+        """Whether any process finds a checkpoint due. Raises `Interrupted` if a signal arrived at any."""
+        signum, save_due = largest(self.signum or 0, int(save_due))
+        if signum:
+            name = signal.Signals(signum).name
+            raise Interrupted(signum, f"stopped by {name}; saved, the same command (without --no-resume) goes on")
+        return bool(save_due)
 
 
 @contextlib.contextmanager

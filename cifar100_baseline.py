@@ -17,7 +17,7 @@ from DLfunctions import train_model
 from qcifar.config import settings_from_constants
 from qcifar.errors import run_script
 from qcifar.models import build_resnet
-from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule
+from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.run import open_run, report
 from qcifar.seeding import autocast, set_up_torch
 
@@ -47,6 +47,8 @@ MAX_LR = 7e-4  # OneCycle peak
 WEIGHT_DECAY = 1e-4  # AdamW
 LABEL_SMOOTHING = 0.05  # cross-entropy
 SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
+ACCUMULATE = 1  # micro-batches a step: less memory, but batch norm sees BATCH_SIZE / ACCUMULATE images at a time
+SYNC_BATCHNORM = True  # under torchrun: batch norm over the batch of all processes; False: over each one's slice
 
 
 def main(argv=None):
@@ -58,9 +60,8 @@ def main(argv=None):
         return run.show_result()
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
-    model = build_resnet(cfg.model_name, cfg.weights, cfg.seed).to(device)
-    if cfg.compile:
-        model.compile()
+    model = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
+    model = place(model, device, cfg)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
@@ -69,6 +70,7 @@ def main(argv=None):
     model, history = train_model(
         model, train_loader, val_loader, criterion, optimizer, scheduler, run,
         epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
+        accumulate=cfg.accumulate,
     )  # fmt: skip
     return report(run, cfg, model, test_loader, parts.test.index, criterion, context, history)
 

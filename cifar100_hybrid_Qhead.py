@@ -23,7 +23,7 @@ from qcifar.config import settings_from_constants
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, run_script
 from qcifar.models import build_resnet
-from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule
+from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.run import open_run, report
 from qcifar.seeding import autocast, set_up_torch, torch_stream
 
@@ -53,6 +53,8 @@ MAX_LR = 7e-4  # OneCycle peak
 WEIGHT_DECAY = 1e-4  # AdamW
 LABEL_SMOOTHING = 0.05  # cross-entropy
 SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
+ACCUMULATE = 1  # micro-batches a step: less memory, but batch norm sees BATCH_SIZE / ACCUMULATE images at a time
+SYNC_BATCHNORM = True  # under torchrun: batch norm over the batch of all processes; False: over each one's slice
 # quantum
 N_QUBITS = 4  # width of the circuit
 QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
@@ -171,10 +173,8 @@ def main(argv=None):
         runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, shapes[1], cfg.diff_method)
         weights = 2 * math.pi * torch.rand(shapes[1])  # radians
         model = HybridNet(resnet, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
-    model = model.to(device)
+    model = place(model, device, cfg)
     check_layer(model.circuit, cfg.n_qubits, device)
-    if cfg.compile:
-        model.compile()
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
@@ -187,6 +187,7 @@ def main(argv=None):
     model, history = train_model(
         model, train_loader, val_loader, criterion, optimizer, scheduler, run,
         epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
+        accumulate=cfg.accumulate,
         on_epoch_start=lambda epoch: model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start),
         on_epoch_end=lambda epoch, row: row.update(alpha=model.alpha.item()),
     )  # fmt: skip

@@ -25,7 +25,7 @@ from qcifar.config import settings_from_constants
 from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors
 from qcifar.errors import InputError, run_script
 from qcifar.models import build_resnet
-from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule
+from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.run import open_run, report
 from qcifar.seeding import autocast, set_up_torch
 
@@ -55,6 +55,8 @@ MAX_LR = 7e-4  # OneCycle peak
 WEIGHT_DECAY = 1e-4  # AdamW
 LABEL_SMOOTHING = 0.05  # cross-entropy
 SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
+ACCUMULATE = 1  # micro-batches a step: less memory, but batch norm sees BATCH_SIZE / ACCUMULATE images at a time
+SYNC_BATCHNORM = True  # under torchrun: batch norm over the batch of all processes; False: over each one's slice
 # quantum
 N_QUBITS = 4  # cells of the image, one qubit each: 4 = 2 x 2 (2 standardised cells carry one bit only)
 QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
@@ -186,9 +188,7 @@ def main(argv=None):
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, quantum_maps)
     model = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
     expand_conv1(model, 2, cfg.extra_channel_init)
-    model = model.to(device)
-    if cfg.compile:
-        model.compile()
+    model = place(model, device, cfg)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
@@ -197,6 +197,7 @@ def main(argv=None):
     model, history = train_model(
         model, train_loader, val_loader, criterion, optimizer, scheduler, run,
         epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
+        accumulate=cfg.accumulate,
     )  # fmt: skip
     return report(run, cfg, model, test_loader, parts.test.index, criterion, context, history)
 

@@ -232,20 +232,20 @@ def _pyqtorch_descriptors(n: int, angles: torch.Tensor):
 def memory(n_qubits: int, n_layers: int, batch: int) -> float:
     """Megabytes by which one forward and backward pass of the head raises the peak of a fresh process."""
     program = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import torch, pennylane as qml\n"
         "from cifar100_hybrid_Qhead import make_circuit\n"
         "from qcifar.fast import FastCircuit\n"
+        "from qcifar.run import peak_host_mb\n"
         f"n, shape = {n_qubits}, qml.StronglyEntanglingLayers.shape({n_layers}, {n_qubits})\n"
         f"x, w = torch.randn({batch}, n, requires_grad=True), torch.rand(shape, requires_grad=True)\n"
         "circuit = FastCircuit(make_circuit(n), n, shape)\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "circuit(x[:2], w).sum().backward(); before = peak()\n"
-        "circuit(x, w).sum().backward(); print(peak() - before)\n"
+        "circuit(x[:2], w).sum().backward(); before = peak_host_mb()\n"
+        "circuit(x, w).sum().backward(); print(peak_host_mb() - before)\n"
     )
     root = str(Path(__file__).resolve().parents[1])
     done = subprocess.run([sys.executable, "-c", program, root], capture_output=True, text=True, check=True)
-    return int(done.stdout) / (2**20 if sys.platform == "darwin" else 2**10)
+    return float(done.stdout)
 
 
 def training_step(n_qubits: int, batch: int, repeats: int) -> float:

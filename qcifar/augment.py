@@ -71,6 +71,10 @@ class Parameters(NamedTuple):
     sign: np.ndarray  # (num_ops, B) int64: +1 or -1, always +1 where the operation has no sign
     erase: np.ndarray  # (4, B) int64: top, left, height, width in output pixels; zeros: nothing erased
 
+    def of(self, images: slice) -> "Parameters":
+        """Those of some of the images."""
+        return Parameters(*(drawn[..., images] for drawn in self))
+
 
 def draw_parameters(rng: np.random.Generator, batch: int, recipe: Augmentation) -> Parameters:
     """Draw what torchvision's transforms would draw, with the same distributions, for `batch` images."""
@@ -168,9 +172,14 @@ def evaluation_matrices(img_size: int, device) -> tuple[torch.Tensor, torch.Tens
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """uint8 (B, 3, S, S) -> float32, ImageNet mean 0 and standard deviation 1."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
+    mean, std = _mean_and_std(images.device)
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@functools.cache
+def _mean_and_std(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Once for a device, because the host waits for such a copy."""
+    return tuple(torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
 
 def crop_resize(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -239,22 +248,13 @@ def operation_magnitude(name: str, magnitude: int, size: int) -> float:
 
 
 def apply_operation(images: torch.Tensor, name: str, sign: int, magnitude: int) -> torch.Tensor:
-    """One RandAugment operation on uint8 images (B, 3, S, S), by torchvision's v2 kernel."""
+    """One RandAugment operation on uint8 images (B, 3, S, S), by torchvision's v2 kernel or as it moves pixels."""
     m = sign * operation_magnitude(name, magnitude, images.shape[-1])
-    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
     match name:
         case "Identity":
             return images
-        case "ShearX":
-            return F.affine(images, **still | {"shear": [math.degrees(math.atan(m)), 0.0]}, center=[0, 0])
-        case "ShearY":
-            return F.affine(images, **still | {"shear": [0.0, math.degrees(math.atan(m))]}, center=[0, 0])
-        case "TranslateX":
-            return F.affine(images, **still | {"translate": [int(m), 0]})
-        case "TranslateY":
-            return F.affine(images, **still | {"translate": [0, int(m)]})
-        case "Rotate":
-            return F.rotate(images, angle=m)
+        case "ShearX" | "ShearY" | "TranslateX" | "TranslateY" | "Rotate":
+            return move_pixels(images, *pixel_sources(name, m, images.shape[-1], images.device))
         case "Brightness":
             return F.adjust_brightness(images, 1.0 + m)
         case "Color":
@@ -272,6 +272,38 @@ def apply_operation(images: torch.Tensor, name: str, sign: int, magnitude: int) 
         case "Equalize":
             return equalize(images)
     raise ValueError(f"no RandAugment operation {name!r}")
+
+
+@functools.cache
+def pixel_sources(name: str, m: float, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a geometric operation of strength `m` takes each pixel from: (S * S,) places, and whether from outside.
+
+    Found by torchvision's own kernel, which gets an image of places: nearest neighbour, as RandAugment has
+    it, moves pixels without changing them. Once for a device, because torchvision copies its matrix there
+    each time and the host waits for that.
+    """
+    places = torch.arange(1, size * size + 1, dtype=torch.float32).view(1, 1, size, size)  # exact below 2^24
+    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    degrees = math.degrees(math.atan(m))
+    match name:
+        case "ShearX":
+            moved = F.affine(places, **still | {"shear": [degrees, 0.0]}, center=[0, 0])
+        case "ShearY":
+            moved = F.affine(places, **still | {"shear": [0.0, degrees]}, center=[0, 0])
+        case "TranslateX":
+            moved = F.affine(places, **still | {"translate": [int(m), 0]})
+        case "TranslateY":
+            moved = F.affine(places, **still | {"translate": [0, int(m)]})
+        case "Rotate":
+            moved = F.rotate(places, angle=m)
+    moved = moved.flatten().round().long()
+    return (moved - 1).clamp(min=0).to(device), (moved == 0).to(device)
+
+
+def move_pixels(images: torch.Tensor, source: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, S, S) with pixel p taken from `source[p]`, and 0 where `outside`."""
+    moved = images.flatten(-2).index_select(-1, source).masked_fill_(outside, 0)
+    return moved.view_as(images)
 
 
 def equalize(images: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import pennylane as qml
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from qcifar import distributed
 from qcifar.compiler import NotCompilable
 from qcifar.errors import InputError, describe
 from qcifar.fast import FastCircuit, compare_with_pennylane
@@ -61,7 +61,7 @@ def make_runner(
         compiled = FastCircuit(circuit, n_qubits, weight_shape)
         compare_with_pennylane(compiled, circuit, n_qubits)
     except NotCompilable as reason:
-        tqdm.write(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit")
+        distributed.say(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit")
         return make_qnode(circuit, "default.qubit", n_qubits, diff_method and "backprop")
     except ArithmeticError as error:
         raise InputError(

@@ -83,6 +83,8 @@ RULES: dict[str, Rule] = {
     "WEIGHT_DECAY": real(0),
     "LABEL_SMOOTHING": real(0, 1, open_high=True),
     "SELECT_BY": one_of("f1", "top1", "loss"),
+    "ACCUMULATE": whole(1),
+    "SYNC_BATCHNORM": SWITCH,
     # quantum
     "N_QUBITS": whole(1, 20),
     "QUANTUM_DEVICE": text("fast or the name of a PennyLane device"),

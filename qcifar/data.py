@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 from torchvision.datasets import CIFAR100
 from torchvision.datasets.utils import calculate_md5
 
+from qcifar import distributed
 from qcifar.errors import InputError
 from qcifar.files import read_npz, write_npz
 from qcifar.seeding import stream
@@ -56,7 +57,11 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     Raises:
         InputError: the files are missing and cannot be downloaded, or differ from the published ones.
     """
+    if distributed.rank() > 0:
+        distributed.wait()  # rank 0 downloads what is missing
     parts = _synthetic(seed=0) if name == "synthetic" else _cifar100(Path(data_dir))
+    if distributed.rank() == 0:
+        distributed.wait()
     return Dataset(name, *parts, fingerprint(*(part.numpy() for part in parts)))
 
 
@@ -119,7 +124,7 @@ def load_split(path: Path, data: Dataset, seed: int, val_fraction: float) -> Spl
     Raises:
         InputError: no stratified split of that size exists, or what is found is not this split.
     """
-    if not path.exists():
+    if not distributed.from_first(path.exists()):
         _create_split(path, data, seed, val_fraction)
     return _validated_split(path, data, seed, val_fraction)
 

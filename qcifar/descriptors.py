@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
+from qcifar import distributed
 from qcifar.augment import SOURCE, interpolation_matrix, resample
 from qcifar.circuits import circuit_name, stack_values
 from qcifar.data import fingerprint
@@ -94,6 +95,8 @@ def _pillow_weights(source: int, size: int) -> torch.Tensor:
 def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tensor:
     """Expectation values of `qnode` for every row of `angles`, by parameter broadcasting in chunks.
 
+    Several processes take the chunks in turns; each gets all values.
+
     Args:
         qnode: (angles (B, N)) -> values (B, N), or N of shape (B,); see `qcifar.circuits.make_runner`.
         angles: (n, N) float64.
@@ -110,10 +113,14 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
         bad = (~angles.isfinite()).any(dim=1).nonzero()[0].item()
         raise InputError(f"the circuit {circuit_name(qnode)} ({title}): the angles of image {bad} are not finite")
     size = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
-    chunks = []
-    with tqdm(total=n, unit="img", leave=False, desc=title) as bar:
-        for chunk in angles.split(size):
-            where = f"the circuit {circuit_name(qnode)} on images {bar.n} to {bar.n + len(chunk) - 1} ({title})"
+    results = torch.zeros_like(angles)
+    with tqdm(total=n, unit="img", leave=False, desc=title, disable=distributed.rank() > 0) as bar:
+        for number, (chunk, result) in enumerate(zip(angles.split(size), results.split(size), strict=True)):
+            bar.update(len(chunk))
+            if number % distributed.world_size() != distributed.rank():
+                continue  # another process's
+            first = number * size
+            where = f"the circuit {circuit_name(qnode)} on images {first} to {first + len(chunk) - 1} ({title})"
             try:
                 values = stack_values(qnode(chunk))
             except Exception as error:  # somebody's circuit: name it, never put zeros in its place
@@ -122,9 +129,8 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
                 raise InputError(f"{where}: expected values {tuple(chunk.shape)}, got {tuple(values.shape)}")
             if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
                 raise InputError(f"{where}: expected values from -1 to 1, got {values.abs().max().item()}")
-            chunks.append(values.double())
-            bar.update(len(chunk))
-    return torch.cat(chunks)
+            result.copy_(values)
+    return distributed.sum_of(results)
 
 
 def descriptor_key(parameters: dict) -> str:
@@ -154,7 +160,7 @@ def cached_descriptors(
     """
     parameters = parameters | {"part": part, "kind": kind, "index": fingerprint(index)}
     path = folder / f"{part}_q_{kind}_{descriptor_key(parameters)}.npz"
-    if not path.exists():
+    if not distributed.from_first(path.exists()):
         angles = input_angles(images, parameters["n_qubits"], parameters["image_size"])
         values = run_circuit(qnode, angles, f"{part} {kind}")
         write_npz(

@@ -1,5 +1,6 @@
 """The one exception that stands for a mistake the user can mend, and the one place that shows it."""
 
+import os
 import sys
 
 
@@ -21,18 +22,23 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
+def _mark() -> str:
+    """Which of torchrun's processes speaks, where there are several."""
+    return f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+
+
 def run_script(main) -> None:
     """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
     try:
         main()
     except InputError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(_mark() + "error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a path without permission, a disk that went away; it names the path
-        print(f"error: {error}; check the path and its permissions", file=sys.stderr)
+        print(_mark() + f"error: {error}; check the path and its permissions", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(_mark() + str(stop), file=sys.stderr)
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:  # before or after training, where there is nothing to save
         print("interrupted", file=sys.stderr)

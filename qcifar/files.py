@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from qcifar import distributed
 from qcifar.errors import InputError
 
 
@@ -22,7 +23,25 @@ def make_folder(path: Path) -> Path:
 
 
 def write_whole(path: Path, write) -> None:
-    """Call `write(binary file)` on a temporary file beside `path`, then rename it to `path`."""
+    """Call `write(binary file)` on a temporary file beside `path`, then rename it to `path`.
+
+    Of several processes, rank 0 writes; all return when the file is there.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    problem = None
+    if distributed.rank() == 0:
+        try:
+            _write_whole(path, write)
+        except InputError as error:
+            problem = str(error)
+    problem = distributed.from_first(problem)
+    if problem:
+        raise InputError(problem)
+
+
+def _write_whole(path: Path, write) -> None:
     make_folder(path.parent)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may make the same cache
     try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from qcifar import distributed
 from qcifar.augment import (
     Augmentation,
     PlacedParameters,
@@ -23,6 +24,32 @@ from qcifar.seeding import stream
 # (places in the loader's images (B,), rows (B or 1, S, 32), columns (B or 1, S, 32)) -> (B, P, S, S):
 # further input channels, handed the same interpolation matrices as the image.
 ExtraChannels = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def made_ahead(batches: Iterator[tuple[torch.Tensor, ...]], device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same batches; on a GPU each is queued on a side stream before the one ahead of it is handed out.
+
+    So the kernels that make it run beside those of the step. Nothing waits on the host: the step's stream
+    waits for the side stream on the device, and the memory of a batch is not reused before its step is done.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(main)  # the images themselves may still be on their way
+    ready = None
+    while True:
+        with torch.cuda.stream(side):
+            upcoming = next(batches, None)
+            event = side.record_event()
+        if ready is not None:
+            yield ready
+        if upcoming is None:
+            return
+        main.wait_event(event)
+        for tensor in upcoming:
+            tensor.record_stream(main)
+        ready = upcoming
 
 
 class TrainLoader:
@@ -61,12 +88,20 @@ class TrainLoader:
         return torch.from_numpy(order[: len(self) * self.batch_size]).view(len(self), self.batch_size)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (x (B, 3 + P, S, S) float32, labels (B,)) from `first_step` to the end of `epoch`."""
-        order = self.order(epoch).to(self.images.device)
+        """Yield (x (B, 3 + P, S, S) float32, labels (B,)) from `first_step` to the end of `epoch`.
+
+        Of several processes each gets its slice: B is batch_size / processes. On a GPU the next batch is
+        made on a stream of its own, while the step on the current one runs.
+        """
+        yield from made_ahead(self._batches(epoch, first_step), self.images.device)
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        mine = distributed.my_slice(self.batch_size)
+        order = self.order(epoch)[:, mine].to(self.images.device)
         for step in range(first_step, len(self)):
             index = order[step]
             drawn = draw_parameters(stream(self.seed, "augment", epoch, step), self.batch_size, self.recipe)
-            placed = PlacedParameters(drawn, self.images.device)
+            placed = PlacedParameters(drawn.of(mine), self.images.device)
             matrices = placed.matrices(self.recipe.img_size)
             x = augment(self.images[index], placed, matrices, self.recipe)
             if self.extra is not None:
@@ -91,11 +126,16 @@ class EvalLoader:
     def __len__(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)
 
-    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (x (B, 3 + P, S, S) float32, labels (B,)); the last batch may be smaller."""
-        for start in range(0, len(self.images), self.batch_size):
-            index = torch.arange(start, min(start + self.batch_size, len(self.images)), device=self.images.device)
-            x = normalise(crop_resize(self.images[index], *self.matrices))
+    def batches(self, first: int = 0, every: int = 1) -> Iterator[tuple[torch.Tensor, slice]]:
+        """Yield (x (B, 3 + P, S, S) float32, places of its B images) of every so-manieth batch from `first` on.
+
+        The batches themselves do not depend on how many processes share them, and so neither do the logits.
+        The last one may be smaller.
+        """
+        for start in range(first * self.batch_size, len(self.images), every * self.batch_size):
+            places = slice(start, min(start + self.batch_size, len(self.images)))
+            x = normalise(crop_resize(self.images[places], *self.matrices))
             if self.extra is not None:
+                index = torch.arange(places.start, places.stop, device=self.images.device)
                 x = torch.cat([x, self.extra(index, *self.matrices)], dim=1)
-            yield x, self.labels[index]
+            yield x, places

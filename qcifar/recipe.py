@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from qcifar import distributed
 from qcifar.augment import Augmentation
 from qcifar.data import Dataset, Split, first_after_shuffle, load_dataset, load_split
+from qcifar.errors import InputError
 from qcifar.loader import EvalLoader, ExtraChannels, TrainLoader
 
 SPLIT_FILE = Path("cifar100_baseline_det") / "split_idx_cifar100.npz"
@@ -62,8 +64,17 @@ def make_loaders(
 
     Args:
         extra: "train", "val" or "test" -> what makes that part's further input channels.
+
+    Raises:
+        InputError: a step's images do not divide evenly into processes and micro-batches.
     """
     channels = extra or (lambda name: None)
+    batch, parts_of_it = min(cfg.batch_size, len(parts.train.index)), cfg.accumulate * distributed.world_size()
+    if batch % parts_of_it or batch // parts_of_it < 2:
+        raise InputError(
+            f"BATCH_SIZE (--batch-size): {batch} images a step on {distributed.world_size()} processes with ACCUMULATE "
+            f"{cfg.accumulate}: expected a multiple of {parts_of_it} and at least {2 * parts_of_it}"
+        )
     train = TrainLoader(
         parts.train.images,
         parts.train.labels,
@@ -77,6 +88,18 @@ def make_loaders(
         for name, part in (("val", parts.val), ("test", parts.test))
     )
     return train, val, test
+
+
+def place(model: nn.Module, device: torch.device, cfg) -> nn.Module:
+    """`model` on `device`, in the memory format that is fastest there, as COMPILE and SYNC_BATCHNORM say."""
+    model = model.to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.sync_batchnorm:
+        model = distributed.synchronise_batchnorm(model, device)
+    if cfg.compile:
+        model.compile()
+    return model
 
 
 def make_optimizer(model: nn.Module, max_lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from DLfunctions import evaluate
+from qcifar import distributed
 from qcifar.augment import Augmentation
 from qcifar.config import as_constants, flag
 from qcifar.errors import InputError
@@ -50,25 +52,30 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.resume and self.result_path.exists()
+        return self.resume and distributed.from_first(self.result_path.exists())
 
     def refuse_other_settings(self) -> None:
         """Raise `InputError` if the folder holds work that was done with another identity."""
-        if not self.resume or not self.config_path.exists():
-            return
+        if problem := distributed.from_first(self._other_settings()):
+            raise InputError(problem)
+
+    def _other_settings(self) -> str | None:
+        if distributed.rank() > 0 or not self.resume or not self.config_path.exists():
+            return None
         if not self.last_path.exists() and not self.result_path.exists():
-            return  # stopped before anything was trained
+            return None  # stopped before anything was trained
         before = read_json(self.config_path).get("identity", {})
         changed = [
             f"{name} {before.get(name, 'absent')} -> {self.identity.get(name, 'absent')}"
             for name in {**before, **self.identity}
             if before.get(name, "absent") != self.identity.get(name, "absent")
         ]
-        if changed:
-            raise InputError(
-                f"{self.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
-                f"or {flag('SEED')}, or --no-resume to delete it and start over"
-            )
+        if not changed:
+            return None
+        return (
+            f"{self.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
+            f"or {flag('SEED')}, or --no-resume to delete it and start over"
+        )
 
     def begin(self) -> None:
         """Make the folder and its config.json. Until then, nothing of the run is on disk."""
@@ -81,12 +88,13 @@ class Run:
             self.predictions_path,
             self.log_path,
         ]
-        if not self.resume:
+        if not self.resume and distributed.rank() == 0:
             for path in paths:
                 path.unlink(missing_ok=True)
-        for leftover in self.folder.glob("*.partial"):  # of a process that was killed while writing
-            leftover.unlink(missing_ok=True)
-        if not self.last_path.exists():
+        if distributed.rank() == 0:
+            for leftover in self.folder.glob("*.partial"):  # of a process that was killed while writing
+                leftover.unlink(missing_ok=True)
+        if not distributed.from_first(self.last_path.exists()):
             write_json(self.config_path, self.config)
         images, how = self.config["images"], f"{self.config['device']}; {self.identity['precision']}"
         self.log(
@@ -96,6 +104,8 @@ class Run:
 
     def log(self, text: str) -> None:
         """Print `text` above any bar and append it to log.txt, marked where the data is synthetic."""
+        if distributed.rank() > 0:
+            return
         text = self.mark + text
         tqdm.write(text)
         try:
@@ -107,8 +117,8 @@ class Run:
     def show_result(self) -> dict:
         """Print and return the stored result of a finished run."""
         result = read_json(self.result_path)
-        tqdm.write(f"{self.folder} is finished; nothing to do (--no-resume starts it over)")
-        tqdm.write(self.mark + describe_result(result))
+        distributed.say(f"{self.folder} is finished; nothing to do (--no-resume starts it over)")
+        distributed.say(self.mark + describe_result(result))
         return result
 
 
@@ -126,7 +136,7 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
     """
     constants = as_constants(cfg)
     identity = {name: value for name, value in constants.items() if name not in NEUTRAL}
-    identity |= {"device": device.type, "precision": precision}
+    identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
     identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane")}
@@ -207,8 +217,11 @@ def report(run: Run, cfg, model: nn.Module, loader, index, criterion, autocast, 
         "params_quantum": 0,
         "train_seconds": seconds,
         "images_per_second": images / seconds,
+        "peak_host_mb": distributed.largest(round(peak_host_mb()))[0],
+        "peak_device_mb": _peak_device_mb(loader.images.device),
         "img_size": cfg.img_size,
         "precision": run.identity["precision"],
+        "processes": distributed.world_size(),
         "recipe": recipe_fingerprint(run.identity),
         "weights": cfg.weights,
         "train_images": run.config["images"]["train"],
@@ -218,6 +231,24 @@ def report(run: Run, cfg, model: nn.Module, loader, index, criterion, autocast, 
     write_json(run.result_path, result)  # last: its presence says that the run is finished
     run.log(describe_result(result))
     return result
+
+
+def peak_host_mb() -> float:
+    """Most main memory that this process has held at once, in MB (2^20 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; its ru_maxrss may be that of the process which started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _peak_device_mb(device: torch.device) -> int | None:
+    """Most GPU memory that torch has held at once on one process's GPU, in MB; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return distributed.largest(torch.cuda.max_memory_reserved(device) >> 20)[0]
 
 
 def recipe_fingerprint(identity: dict) -> str:

@@ -11,6 +11,7 @@ import os
 import numpy as np
 import torch
 
+from qcifar import distributed
 from qcifar.errors import InputError
 
 
@@ -41,10 +42,11 @@ def torch_stream(seed: int, *purpose: str | int):
 
 
 def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
-    """Choose device and precision, and make torch deterministic before the first CUDA call.
+    """Choose device and precision, make torch deterministic before the first CUDA call, join torchrun's processes.
 
     Args:
-        device: "auto" (CUDA where there is one, else CPU), "cpu", "cuda" or "cuda:1".
+        device: "auto" (CUDA where there is one, else CPU), "cpu", "cuda" or "cuda:1". Under torchrun, "auto"
+            and "cuda" are the GPU of this process's local rank.
         precision: "auto" (bf16 on CUDA that has it, else fp32), "fp32", "tf32" or "bf16".
 
     Returns:
@@ -64,12 +66,16 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
     # them, and in this network only the last layer is one.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = False
+    distributed.join(chosen)
     return chosen, precision
 
 
 def _choose_device(name: str) -> torch.device:
+    mine = f"cuda:{distributed.local_rank()}" if distributed.started_by_torchrun() else "cuda"
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = mine if torch.cuda.is_available() else "cpu"
+    elif name == "cuda":
+        name = mine
     try:
         device = torch.device(name)
     except RuntimeError:

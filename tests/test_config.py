@@ -28,6 +28,7 @@ COMMON = {
     "TRAIN_LIMIT": 0, "EVAL_LIMIT": 0,
     "MODEL_NAME": "resnet34", "WEIGHTS": "imagenet",
     "EPOCHS": 40, "BATCH_SIZE": 128, "MAX_LR": 7e-4, "WEIGHT_DECAY": 1e-4, "LABEL_SMOOTHING": 0.05, "SELECT_BY": "f1",
+    "ACCUMULATE": 1, "SYNC_BATCHNORM": True,
 }  # fmt: skip
 QUANTUM = {"N_QUBITS": 4, "QUANTUM_DEVICE": "fast"}
 EXPECTED = {
@@ -151,6 +152,7 @@ REFUSED = [
     (BASELINE, "--img-size 8", "IMG_SIZE (--img-size): expected a whole number from 16 to 1024, got 8"),
     (BASELINE, "--precision fp64", "PRECISION (--precision): expected one of auto, fp32, tf32, bf16, got 'fp64'"),
     (BASELINE, "--select-by acc", "SELECT_BY (--select-by): expected one of f1, top1, loss, got 'acc'"),
+    (BASELINE, "--accumulate 0", "ACCUMULATE (--accumulate): expected a whole number of at least 1, got 0"),
     (BASELINE, "--dataset cifar10", "DATASET (--dataset): expected one of cifar100, synthetic, got 'cifar10'"),
     (BASELINE, "--model-name vit", "MODEL_NAME (--model-name): expected one of resnet18, resnet34"),
     (BASELINE, "--run-dir=", "RUN_DIR (--run-dir): expected a folder, got ''"),
@@ -191,7 +193,7 @@ def test_refused_at_once_with_constant_and_range(script, given, expected, monkey
 
 def test_every_range_has_a_row_above_or_only_asks_for_a_text():
     rows = {re.findall("[A-Z_]{4,}", expected)[0] for _, _, expected in REFUSED if " (--" in expected}
-    switches_and_texts = {"RESUME", "COMPILE", "ALIGN_MAPS", "DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"}
+    switches_and_texts = {"RESUME", "COMPILE", "SYNC_BATCHNORM", "ALIGN_MAPS", "DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"}
     assert rows | switches_and_texts == set(RULES)
 
 

@@ -220,16 +220,24 @@ def test_a_model_that_draws_cannot_shift_the_data(make_loader):
     assert_same_batches(calm, disturbed)
 
 
+def images_at(loader, *share):
+    """The batches with the places of their images as a tensor."""
+    return [(x, loader.labels[places]) for x, places in loader.batches(*share)]
+
+
 @pytest.mark.parametrize(("count", "batch_size", "sizes"), [(20, 8, [8, 8, 4]), (16, 8, [8, 8]), (5, 8, [5])])
 def test_eval_loader_order_and_last_batch(synthetic, count, batch_size, sizes):
     loader = EvalLoader(synthetic.test_images[:count], torch.arange(count), batch_size, 24)
-    batches = list(loader.batches())
+    batches = images_at(loader)
     assert [len(x) for x, _ in batches] == sizes and len(loader) == len(sizes)
-    assert torch.cat([labels for _, labels in batches]).tolist() == list(range(count))
+    assert torch.cat([places for _, places in batches]).tolist() == list(range(count))
     draw_globally()
-    assert_same_batches(batches, loader.batches())
+    assert_same_batches(batches, images_at(loader))
     whole = EvalLoader(synthetic.test_images[:count], torch.arange(count), 100, 24)
-    assert_same_batches([(torch.cat([x for x, _ in batches]), torch.arange(count))], whole.batches())
+    assert_same_batches([(torch.cat([x for x, _ in batches]), torch.arange(count))], images_at(whole))
+    dealt = [images_at(loader, first, 2) for first in (0, 1)]  # to two processes: the same batches, in turns
+    assert_same_batches(batches[::2], dealt[0])
+    assert_same_batches(batches[1::2], dealt[1])
 
 
 def test_eval_loader_extra_channels(synthetic):
@@ -238,8 +246,8 @@ def test_eval_loader_extra_channels(synthetic):
         return index.float().view(-1, 1, 1, 1).expand(-1, 2, 24, 24)
 
     images, labels = synthetic.test_images[:10], torch.arange(10)
-    plain = EvalLoader(images, labels, 4, 24).batches()
-    more = list(EvalLoader(images, labels, 4, 24, places).batches())
+    plain = images_at(EvalLoader(images, labels, 4, 24))
+    more = images_at(EvalLoader(images, labels, 4, 24, places))
     assert_same_batches(plain, [(x[:, :3], labels) for x, labels in more])
     assert torch.cat([x[:, 4, 0, 0] for x, _ in more]).tolist() == list(range(10))
 
