@@ -123,16 +123,34 @@ def my_slice(count: int) -> slice:
 
 
 def replicate(model: nn.Module) -> nn.Module:
-    """`model` as DistributedDataParallel over the parameters that learn now; itself on one process.
-
-    Gradients are averaged over processes in buckets. They are left as first laid out (torch would lay them
-    out anew after the first step), because the order of the sum within a bucket decides its last bit, and
-    a resumed run must find the order that an undisturbed one has.
-    """
+    """`model` as DistributedDataParallel over the parameters that learn now; itself on one process."""
     if world_size() == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
         return model
-    # find_unused_parameters is what keeps torch from rebuilding the buckets.
-    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    network = DistributedDataParallel(model, broadcast_buffers=False)
+    network.register_comm_hook(None, average_in_rank_order)
+    return network
+
+
+def average_in_rank_order(state, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """DistributedDataParallel hook: the mean of a bucket over processes, always added up from rank 0 on.
+
+    A ring or tree adds in an order that depends on a gradient's place in the bucket, and buckets are laid
+    out anew after the first step; so a resumed run would differ in the last bit. Here each process adds up
+    one part of the bucket and hands it round: as many bytes as a ring moves.
+    """
+    flat, processes = bucket.buffer(), world_size()
+    share = -(-flat.numel() // processes)
+    sent = torch.cat((flat, flat.new_zeros(share * processes - flat.numel())))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent)
+    parts = received.view(processes, share).unbind(0)
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    dist.all_gather_into_tensor(sent, total.div_(processes))
+    done = torch.futures.Future(devices=[flat.device] if flat.is_cuda else [])
+    done.set_result(sent[: flat.numel()])
+    return done
 
 
 def without_exchange(network: nn.Module):
