@@ -33,6 +33,7 @@ SMALL = (
 ).split()
 HEAD = ["--epochs-warmup", "1"]
 TIMED = {"seconds", "images_per_second"}
+MEASURED = {"images_per_second", "train_seconds", "peak_host_mb"}
 
 
 def flags(name, run_dir, *more):
@@ -53,7 +54,7 @@ def stored(folder):
     moments = [state["exp_avg"] for _, state in sorted(last["optimizer"]["state"].items())]
     logits = np.load(folder / "predictions.npz")["logits"]
     result = json.loads((folder / "result.json").read_text())
-    result = {k: v for k, v in result.items() if k not in TIMED | {"train_seconds"}}
+    result = {k: v for k, v in result.items() if k not in MEASURED}
     return last["model"], moments, history, logits, result
 
 

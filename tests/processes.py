@@ -1,0 +1,118 @@
+"""The scripts in processes of their own, alone or several together, with SIGKILL at a chosen moment.
+
+Processes are forked from one that has imported torch and PennyLane already, so that each takes a
+second or two and a run can be killed many times in one test.
+"""
+
+import functools
+import importlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("cifar100_baseline", "cifar100_quantum_channels", "cifar100_hybrid_Qhead")
+
+
+@functools.cache
+def _context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["processes", *SCRIPTS])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    context.Process(target=print).start()  # starts the server, which reads PYTHONPATH
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+    return context
+
+
+def run_processes(count: int, function, *args, limit: float = 120) -> list[int]:
+    """Exit codes of `count` processes that call `function(*args)`; when one fails, the others are killed.
+
+    Each finds the variables that torchrun would set, so that scripts join.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [_context().Process(target=_member, args=(rank, count, port, function, args)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    waiting = list(processes)
+    while waiting:
+        ready = multiprocessing.connection.wait([process.sentinel for process in waiting], timeout=limit)
+        waiting = [process for process in waiting if process.sentinel not in ready]
+        failed = any(process.exitcode for process in processes if process not in waiting)
+        for process in waiting if failed or not ready else []:
+            process.kill()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def _member(rank, count, port, function, args):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    import torch
+
+    torch.set_num_threads(1)
+    function(*args)
+
+
+def run_script(name: str, argv: list[str], moment: tuple | None = None, rank: int = 0) -> None:
+    """Run a script to its end or, in process `rank`, to `moment`: see `_kill_at`."""
+    module = importlib.import_module(name)
+    if moment is not None and int(os.environ["RANK"]) == rank:
+        _kill_at(*moment)
+    for stream in (1, 2):  # log and bars
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    module.main(argv)
+
+
+def _kill_at(kind: str, number: float) -> None:
+    """Arrange for SIGKILL after `number` seconds, or as the `number`-th event of a kind begins (or ends)."""
+    import torch
+
+    import DLfunctions
+    import qcifar.files
+    import qcifar.loader
+    import qcifar.run
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def at_call(owner, name, ends=False):
+        original, calls = getattr(owner, name), [0]
+
+        def instead(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == number and not ends:
+                die()
+            result = original(*args, **kwargs)
+            if calls[0] == number:
+                die()
+            return result
+
+        setattr(owner, name, instead)
+
+    match kind:
+        case "seconds":
+            threading.Timer(number, die).start()
+        case "step":  # gradients are there, the weights not yet changed
+            at_call(torch.optim.AdamW, "step")
+        case "writing":  # a temporary file is there, whole or in part, and not yet renamed
+            at_call(qcifar.files.os, "fsync")
+        case "written":  # renamed, and nothing after it done
+            at_call(qcifar.files, "_write_whole", ends=True)
+        case "validation":  # in the middle
+            at_call(qcifar.loader, "normalise")
+        case "epoch end":
+            at_call(DLfunctions, "epoch_row")
+        case "test":
+            at_call(qcifar.run, "evaluate", ends=True)
+        case _:
+            raise ValueError(kind)

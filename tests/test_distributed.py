@@ -1,0 +1,241 @@
+"""Several processes train on the images, and to the weights, that one process would: gloo on CPUs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import run_processes, run_script
+from test_scripts import SCRIPTS, assert_same, flags, stored
+from torch import nn
+
+import cifar100_baseline
+from cifar100_quantum_channels import make_circuits
+from DLfunctions import evaluate
+from qcifar import distributed
+from qcifar.augment import Augmentation
+from qcifar.circuits import make_runner
+from qcifar.data import load_dataset
+from qcifar.descriptors import run_circuit
+from qcifar.errors import InputError
+from qcifar.files import read_checkpoint
+from qcifar.loader import EvalLoader, TrainLoader
+from qcifar.models import build_resnet
+from qcifar.seeding import set_up_torch, stream
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+
+def loaders():
+    data = load_dataset("synthetic", "unused")
+    train = TrainLoader(data.train_images[:60], data.train_labels[:60], 12, Augmentation(32), 7)
+    return train, EvalLoader(data.test_images[:50], data.test_labels[:50], 12, 32)
+
+
+def small_net():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 225, 100)
+    )
+
+
+def gradients(network, x, labels):
+    network.zero_grad()
+    nn.functional.cross_entropy(network(x), labels).backward()
+    return [parameter.grad.clone() for parameter in network.parameters()]
+
+
+def member(folder):
+    """What one process finds; the test compares it with a single process."""
+    set_up_torch("cpu", "fp32")
+    rank, count = distributed.rank(), distributed.world_size()
+    train, test = loaders()
+    batches = list(train.batches(2))
+    model = build_resnet("resnet18", "none", 0)
+    scores, logits, _ = evaluate(model, test, nn.CrossEntropyLoss(), torch.autocast("cpu", enabled=False))
+    angles = torch.from_numpy(stream(0, "angles").normal(size=(600, 12)))
+    edge = make_runner(make_circuits("default", 12, 1)[0], "fast", 12)  # 64 images a chunk
+
+    plain = distributed.synchronise_batchnorm(small_net(), CPU)
+    net = distributed.replicate(plain)
+    x, labels = batches[0]
+    first, second, third = (gradients(net, x, labels) for _ in range(3))  # torch lays buckets out anew after one step
+    assert all(torch.equal(a, b) and torch.equal(b, c) for a, b, c in zip(first, second, third, strict=True))
+    found = {
+        "batches": batches,
+        "scores": scores,
+        "logits": torch.from_numpy(logits),
+        "edge": run_circuit(edge, angles, "edge"),
+        "gradients": first,
+        "statistics": plain[1].running_var,
+    }
+    torch.save(found, folder / f"{rank}.pt")
+    assert distributed.from_first(rank) == 0 and distributed.largest(rank, -rank) == [count - 1, 0]
+    assert distributed.one_each(torch.tensor(rank)).tolist() == list(range(count))
+    distributed.leave()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_together_do_what_one_does(count, tmp_path):
+    assert run_processes(1, member, tmp_path) == [0]
+    alone = torch.load(tmp_path / "0.pt")
+    assert run_processes(count, member, tmp_path) == [0] * count
+    together = [torch.load(tmp_path / f"{rank}.pt") for rank in range(count)]
+    for step, (x, labels) in enumerate(alone["batches"]):  # invariant 1: the slices of one batch, in order
+        assert torch.equal(x, torch.cat([found["batches"][step][0] for found in together]))
+        assert torch.equal(labels, torch.cat([found["batches"][step][1] for found in together]))
+    for found in together:
+        assert torch.equal(found["logits"], alone["logits"]) and found["scores"] == alone["scores"]
+        assert torch.equal(found["edge"], alone["edge"])
+        torch.testing.assert_close(found["gradients"], alone["gradients"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found["statistics"], alone["statistics"], rtol=1e-5, atol=1e-7)
+        pairs = zip(found["gradients"], together[0]["gradients"], strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)  # every process has the same, to the bit
+
+
+def synchronised(folder):
+    set_up_torch("cpu", "fp32")
+    norm = distributed.synchronise_batchnorm(batch_norm(), CPU)
+    x, weights = images_and_weights()
+    mine = distributed.my_slice(len(x))
+    x = x[mine].requires_grad_()
+    y = norm(x)
+    (y * weights[mine]).sum().backward()
+    by_weight, by_bias = (distributed.sum_of(parameter.grad) for parameter in norm.parameters())
+    norm.eval()
+    found = [y, x.grad, norm(x)], [by_weight, by_bias, norm.running_mean, norm.running_var]
+    torch.save(found, folder / f"{distributed.rank()}.pt")
+    distributed.leave()
+
+
+def batch_norm():
+    norm = nn.BatchNorm2d(5).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(1.0, 6.0))
+        norm.bias.copy_(torch.arange(5.0))
+    return norm
+
+
+def images_and_weights():
+    rng = stream(1, "batch norm")
+    return (torch.from_numpy(rng.normal(2, 3, size=(8, 5, 4, 4))) for _ in range(2))
+
+
+def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path):
+    assert run_processes(2, synchronised, tmp_path) == [0, 0]
+    norm = batch_norm()
+    x, weights = images_and_weights()
+    x.requires_grad_()
+    y = norm(x)
+    (y * weights).sum().backward()
+    statistics = [norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
+    norm.eval()
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for place, expected in enumerate((y, x.grad, norm(x))):
+        torch.testing.assert_close(torch.cat([part[place] for part, _ in found]), expected, rtol=1e-10, atol=1e-10)
+    for place, expected in enumerate(statistics):
+        for _, shared in found:
+            torch.testing.assert_close(shared[place], expected, rtol=1e-10, atol=1e-10)
+
+
+TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".split()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
+    """To float tolerance. At the default rate Adam makes rounding grow: one and two threads then differ as much."""
+    module, experiment = SCRIPTS[name]
+    more = [*TWENTY_STEPS, *(["--epochs-warmup", "0"] if name == "head" else [])]
+    models, results, descriptors = [], [], []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        assert run_processes(count, run_script, module.__name__, flags(name, folder, *more)) == [0] * count
+        models.append(read_checkpoint(folder / experiment / "seed42" / "last.pt")["model"])
+        results.append(json.loads((folder / experiment / "seed42" / "result.json").read_text()))
+        caches = sorted(folder.glob("*/descriptors/*.npz"))
+        descriptors.append([np.load(path)["qvec"] for path in caches])
+    for key, expected in models[0].items():
+        if "num_batches" not in key:
+            torch.testing.assert_close(models[1][key], expected, rtol=2e-3, atol=2e-4)
+    assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], abs=1e-3)
+    assert (results[0]["processes"], results[1]["processes"]) == (1, 2)
+    assert results[0]["recipe"] != results[1]["recipe"]
+    assert all(np.array_equal(a, b) for a, b in zip(*descriptors, strict=True))
+    assert len(descriptors[0]) == (6 if name == "channels" else 0)
+
+
+def test_accumulation_adds_up_to_the_same_gradient(monkeypatch, tmp_path):
+    """Two micro-batches of a network without batch norm statistics: the step of the whole batch."""
+    seen = []
+
+    def frozen(*args):
+        model = build_resnet(*args)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train = lambda mode: None
+                module.training = False
+        return model
+
+    monkeypatch.setattr(cifar100_baseline, "build_resnet", frozen)
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *args):
+        seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    more = ["--epochs", "1", "--train-limit", "16"]
+    whole = cifar100_baseline.main(flags("baseline", tmp_path / "1", *more))
+    parts = cifar100_baseline.main(flags("baseline", tmp_path / "2", *more, "--accumulate", "4"))
+    for a, b in zip(*seen, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    rows = [np.genfromtxt(tmp_path / k / "cifar100_baseline_det/seed42/metrics.csv", names=True, delimiter=",")
+            for k in "12"]  # fmt: skip
+    assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], abs=1e-5)
+    assert whole["recipe"] != parts["recipe"]
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"BATCH_SIZE \(--batch-size\): 16 images .* expected a multiple of 3"):
+        cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "3"))
+    with pytest.raises(InputError, match="at least 32"):
+        cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "16"))
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds torchrun's processes in /proc")
+def test_torchrun_a_dead_rank_ends_the_job_and_the_next_one_goes_on(tmp_path):
+    more = ["--checkpoint-minutes", "0", "--epochs", "3"]
+
+    def start(folder):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        return subprocess.Popen(
+            [*command, str(ROOT / "cifar100_baseline.py"), *flags("baseline", tmp_path / folder, *more)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    job = start("killed")
+    last = tmp_path / "killed" / "cifar100_baseline_det" / "seed42" / "last.pt"
+    for _ in range(600):
+        if last.exists() or job.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.kill(children(job.pid)[1], signal.SIGKILL)
+    said, _ = job.communicate(timeout=120)
+    assert job.returncode != 0 and "SIGKILL" in said
+    again = start("killed")
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0 and "going on from epoch" in said and "Traceback" not in said
+    argv = flags("baseline", tmp_path / "calm", *more)
+    assert run_processes(2, run_script, "cifar100_baseline", argv) == [0, 0]
+    assert_same(*(stored(tmp_path / name / "cifar100_baseline_det" / "seed42") for name in ("calm", "killed")))
