@@ -10,8 +10,6 @@ Writes benchmarks/results/quantum_<threads>_threads.md.
 """
 
 import os
-import platform
-import subprocess
 import sys
 import time
 import warnings
@@ -23,6 +21,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from benchmarks.common import conditions, in_turns, peak_memory_of, save
 from cifar100_hybrid_Qhead import HybridNet, make_circuit
 from cifar100_quantum_channels import make_circuits
 from qcifar.circuits import QuantumLayer
@@ -33,7 +32,6 @@ from qcifar.errors import run_script
 from qcifar.fast import FastCircuit
 from qcifar.models import build_resnet
 from qcifar.recipe import make_optimizer
-from qcifar.run import git_commit
 
 THREADS = 1  # of torch, and of jax where that is one
 MAX_QUBITS = 12  # widest descriptors
@@ -42,25 +40,6 @@ BATCH = 128  # images in a step of the head
 COMPILE = True  # also the head under torch.compile, which needs a C++ compiler and minutes
 
 RULES |= {"THREADS": whole(1, 1024), "MAX_QUBITS": whole(4, 14), "REPEATS": whole(1), "BATCH": whole(1)}
-
-
-def alternate(runs: dict, repeats: int, span: float = 0.05) -> dict[str, float]:
-    """Median seconds a call of each of `runs` (name -> callable), taken in turns.
-
-    A turn is one call untimed, which finds the caches as the others left them, then calls for at least
-    `span` seconds, as in a run that goes through a data set.
-    """
-    times = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            run()
-            calls, start = 0, time.perf_counter()
-            while calls == 0 or time.perf_counter() - start < span:
-                run()
-                calls += 1
-            if turn:  # the first turn compiles and allocates
-                times[name].append((time.perf_counter() - start) / calls)
-    return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
 def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
@@ -83,7 +62,7 @@ def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
         for name, make in peers.items():
             if peer := make(n_qubits, angles):
                 runs[name], images[name] = peer, batch
-        seconds = alternate(runs, repeats)
+        seconds = in_turns(runs, repeats, span=0.05)
     return {name: images[name] / taken for name, taken in seconds.items()}
 
 
@@ -113,7 +92,7 @@ def head(n_qubits: int, n_layers: int, batch: int, repeats: int, inductor_too: b
     peer = _tensorcircuit_head(n_qubits, n_layers, inputs, weights)
     if peer:
         runs["tensorcircuit-ng, jax jit+vmap"] = peer
-    return {name: 1e3 * seconds for name, seconds in alternate(runs, repeats).items()}
+    return {name: 1e3 * seconds for name, seconds in in_turns(runs, repeats, span=0.05).items()}
 
 
 def _node(circuit, device: str, n_qubits: int, interface: str, diff_method: str | None = None) -> qml.QNode:
@@ -231,8 +210,7 @@ def _pyqtorch_descriptors(n: int, angles: torch.Tensor):
 
 def memory(n_qubits: int, n_layers: int, batch: int) -> float:
     """Megabytes by which one forward and backward pass of the head raises the peak of a fresh process."""
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+    return peak_memory_of(
         "import torch, pennylane as qml\n"
         "from cifar100_hybrid_Qhead import make_circuit\n"
         "from qcifar.fast import FastCircuit\n"
@@ -243,9 +221,6 @@ def memory(n_qubits: int, n_layers: int, batch: int) -> float:
         "circuit(x[:2], w).sum().backward(); before = peak_host_mb()\n"
         "circuit(x, w).sum().backward(); print(peak_host_mb() - before)\n"
     )
-    root = str(Path(__file__).resolve().parents[1])
-    done = subprocess.run([sys.executable, "-c", program, root], capture_output=True, text=True, check=True)
-    return float(done.stdout)
 
 
 def training_step(n_qubits: int, batch: int, repeats: int) -> float:
@@ -306,9 +281,7 @@ def main(argv=None):
     }
     text = "\n\n".join(
         [
-            f"`python benchmarks/quantum.py --threads {cfg.threads}` on {time.strftime('%Y-%m-%d')}, "
-            f"commit {git_commit()[:7]}, {_hardware()}, "
-            f"torch {torch.__version__}, PennyLane {qml.__version__}. "
+            f"{conditions(torch.device('cpu'))}, PennyLane {qml.__version__}. "
             "In brackets: `compiled` is that many times faster.",
             markdown("Descriptors, both circuits, depth 1", "images/s", table_1, more_is_better=True),
             markdown(f"Head, forward + backward, batch {cfg.batch}", "ms", table_2, more_is_better=False),
@@ -318,21 +291,12 @@ def main(argv=None):
             f"Memory of the head at N=10 L=6, forward + backward: {memory(10, 6, cfg.batch):.0f} MB.",
         ]
     )
-    path = Path(__file__).parent / "results" / f"quantum_{cfg.threads}_threads.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    save(f"quantum_{cfg.threads}_threads", text)
 
 
 def _shown(title: str, values: dict[str, float]) -> dict[str, float]:
     print(title, {name: float(f"{value:.4g}") for name, value in values.items()}, file=sys.stderr, flush=True)
     return values
-
-
-def _hardware() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

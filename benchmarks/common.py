@@ -1,0 +1,100 @@
+"""What the benchmarks share: a script up to where its training begins, turns of timing, and the hardware."""
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "baseline": "cifar100_baseline",
+    "channels": "cifar100_quantum_channels",
+    "head": "cifar100_hybrid_Qhead",
+}
+
+
+class _Begun(Exception):
+    pass
+
+
+def begin(script: str, argv: list[str]) -> tuple[tuple, dict]:
+    """Run a script's `main` until it calls `train_model`, and return what it would have passed.
+
+    So what is measured is what the script trains, and not a copy of it.
+    """
+    module, passed = importlib.import_module(SCRIPTS[script]), []
+
+    def instead(*args, **kwargs):
+        passed.extend((args, kwargs))
+        raise _Begun
+
+    original, module.train_model = module.train_model, instead
+    try:
+        module.main(argv)
+    except _Begun:
+        return passed[0], passed[1]
+    finally:
+        module.train_model = original
+    raise RuntimeError(f"{SCRIPTS[script]} ended before it trained")
+
+
+def in_turns(runs: dict, repeats: int, span: float = 0.0) -> dict[str, float]:
+    """Median seconds a call of each of `runs` (name -> callable), taken in turns; the first turn does not count.
+
+    Each turn of each makes one call untimed, which finds the caches as the others left them, then calls
+    for at least `span` seconds.
+    """
+    times = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            if span:
+                run()
+            calls, start = 0, time.perf_counter()
+            while calls == 0 or time.perf_counter() - start < span:
+                run()
+                calls += 1
+            if turn:
+                times[name].append((time.perf_counter() - start) / calls)
+    return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+def conditions(device: torch.device) -> str:
+    """Date, commit, hardware and versions, for the head of a table."""
+    cores = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    hardware = torch.cuda.get_device_name(device) + ", " + cores if device.type == "cuda" else cores
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {_commit()}, {hardware}, torch {torch.__version__}"
+
+
+def _commit() -> str:
+    from qcifar.run import git_commit
+
+    return git_commit()[:7]
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def peak_memory_of(program: str) -> float:
+    """What `program` (Python) prints last, as a number, in a fresh process that finds the repository."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return float(done.stdout.split()[-1])
+
+
+def save(name: str, text: str) -> None:
+    """Print `text` and keep it as benchmarks/results/<name>.md."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(text)

@@ -1,0 +1,60 @@
+"""Where the time of a training step goes: the ten costliest kernels, and everything the host waits for.
+
+    python benchmarks/profile_step.py                                     # baseline, 32 pixels
+    python benchmarks/profile_step.py --script head --img-size 224
+
+Profiles STEPS steps of the script's own loop. Kernels are those of the device that trains. "Waits" are
+calls in which the host stands still until the device has caught up (or, on a CPU, would on a GPU).
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.common import SCRIPTS, conditions
+from benchmarks.training import Contender
+from qcifar.config import RULES, one_of, settings_from_constants
+from qcifar.errors import run_script
+
+SCRIPT = "baseline"  # baseline, channels or head
+DEVICE = "auto"  # auto, cpu, cuda or cuda:1
+DATASET = "cifar100"  # cifar100 or synthetic
+DATA_DIR = "./data"  # holds cifar-100-python/
+IMG_SIZE = 32  # side of the network's input, pixels
+BATCH_SIZE = 128  # images a step
+STEPS = 5  # profiled, after as many that are not
+COMPILE = False  # torch.compile
+
+RULES |= {"SCRIPT": one_of(*SCRIPTS)}
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense")
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    with tempfile.TemporaryDirectory() as folder:
+        contender = Contender(cfg, cfg.script, folder, *(["--compile"] if cfg.compile else []))
+        contender.loop()
+        on_gpu = contender.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with profile(activities=activities) as recorded:
+            contender.loop()
+    events = recorded.key_averages()
+
+    def cost(event):  # microseconds of its own
+        return event.self_device_time_total if on_gpu else event.self_cpu_time_total
+
+    total = sum(cost(event) for event in events)
+    print(f"{conditions(contender.device)}; {cfg.script}, {cfg.img_size} pixels, {cfg.steps} steps")
+    print(f"{total / cfg.steps / 1e3:.2f} ms of kernels a step")
+    for event in sorted(events, key=cost, reverse=True)[:10]:
+        print(f"{cost(event) / total:6.1%} {cost(event) / cfg.steps / 1e3:9.3f} ms {event.count:6d} calls  {event.key}")
+    waits = [event for event in events if event.key in WAITS]
+    print("waits of the host in the whole turn: " + (", ".join(f"{e.count} × {e.key}" for e in waits) or "none"))
+
+
+if __name__ == "__main__":
+    run_script(main)

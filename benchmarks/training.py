@@ -1,0 +1,170 @@
+"""How fast the scripts train, beside the limit of the hardware and the usual way, in one process.
+
+    python benchmarks/training.py                                  # 32 pixels, on the GPU if there is one
+    python benchmarks/training.py --img-size 224 --steps 40        # the full recipe's size
+    python benchmarks/training.py --compile                        # torch.compile, too; takes minutes
+
+Images a second, medians of alternating turns of STEPS steps:
+(a) the limit: the step alone, on one batch that stands ready; nothing is loaded, augmented, counted or shown;
+(b) our loop, as the script runs it: batches from images on the device, metrics, progress bar;
+(c) the usual way: Pillow images through torchvision's transforms in a DataLoader with worker processes.
+Each for the baseline; (a) and (b) for the other two scripts, too; then the baseline without deterministic
+algorithms, in other precisions and compiled. Writes benchmarks/results/training_<device>_<size>px.md.
+"""
+
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms.functional import to_pil_image
+
+from benchmarks.common import SCRIPTS, begin, conditions, in_turns, save
+from DLfunctions import Progress, Stop, train_one_epoch
+from qcifar.augment import MEAN, STD
+from qcifar.config import RULES, settings_from_constants, whole
+from qcifar.errors import run_script
+
+DEVICE = "auto"  # auto, cpu, cuda or cuda:1
+DATASET = "cifar100"  # cifar100 or synthetic
+DATA_DIR = "./data"  # holds cifar-100-python/
+IMG_SIZE = 32  # side of the network's input, pixels
+BATCH_SIZE = 128  # images a step
+STEPS = 15  # in a turn
+REPEATS = 5  # turns of each; the median counts
+WORKERS = 0  # processes of (c); 0 = as many as cores
+COMPILE = False  # also under torch.compile
+
+RULES |= {"STEPS": whole(2, 300), "REPEATS": whole(1), "WORKERS": whole(0)}
+LOOP, LIMIT, USUAL = "(b) our loop", "(a) step alone", "(c) DataLoader"
+
+
+class Pillow(Dataset):
+    """CIFAR images as Pillow has them, through the published augmentation, one at a time."""
+
+    def __init__(self, images, labels, size):
+        self.images, self.labels = [to_pil_image(image) for image in images.cpu()], labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(0.75, 1.33)),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandAugment(2, 7),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+                transforms.RandomErasing(0.25, scale=(0.02, 0.08), ratio=(0.3, 3.3)),
+            ]
+        )
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        return self.transform(self.images[place]), self.labels[place]
+
+
+class Contender:
+    """One script under one setting, ready to train, with the ways to run STEPS steps of it."""
+
+    def __init__(self, cfg, script, folder, *flags, deterministic=True):
+        argv = (
+            f"--device {cfg.device} --dataset {cfg.dataset} --weights none --img-size {cfg.img_size} --no-resume "
+            f"--batch-size {cfg.batch_size} --train-limit {cfg.steps * cfg.batch_size} --epochs 100000"
+        ).split()
+        argv += ["--data-dir", cfg.data_dir, "--run-dir", folder, *flags]
+        if script == "head":
+            argv += ["--epochs-warmup", "0"]
+        (self.model, self.loader, _, self.criterion, self.optimizer, self.schedule, _), more = begin(script, argv)
+        if "on_epoch_start" in more:
+            more["on_epoch_start"](0)
+        self.autocast, self.deterministic, self.epoch = more["autocast"], deterministic, 0
+        self.device = self.loader.images.device
+        self.x, self.labels = (tensor.clone() for tensor in next(self.loader.batches(0)))
+        self.usual = None
+
+    def ways(self) -> dict:
+        return {LOOP: self._measured(self.loop), LIMIT: self._measured(self.alone)}
+
+    def _measured(self, run):
+        def whole_turn():
+            torch.use_deterministic_algorithms(self.deterministic)
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = (
+                self.deterministic,
+                not self.deterministic,
+            )
+            run()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        return whole_turn
+
+    def loop(self):
+        train_one_epoch(
+            self.model, self.loader, self.criterion, self.optimizer, self.schedule, Progress(epoch=self.epoch),
+            title="", autocast=self.autocast, accumulate=1, stop=Stop(), save=None, save_every=math.inf,
+        )  # fmt: skip
+        self.epoch += 1
+
+    def alone(self):
+        self.model.train()
+        for _ in range(len(self.loader)):
+            self._step(self.x, self.labels)
+
+    def _step(self, x, labels):
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast:
+            loss = self.criterion(self.model(x), labels)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+
+    def through_dataloader(self, size, workers):
+        """The turn of (c): one pass over the same images, shuffled, by worker processes that stay."""
+        data = Pillow(self.loader.images, self.loader.labels, size)
+        loader = DataLoader(
+            data, self.loader.batch_size, shuffle=True, num_workers=workers, persistent_workers=True,
+            pin_memory=self.device.type == "cuda", drop_last=True,
+        )  # fmt: skip
+
+        def run():
+            self.model.train()
+            for x, labels in loader:
+                self._step(x.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
+
+        return self._measured(run)
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    workers = cfg.workers or os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {script: Contender(cfg, script, folder) for script in SCRIPTS}
+        contenders["baseline, not deterministic"] = Contender(cfg, "baseline", folder, deterministic=False)
+        for precision in ("fp32", "tf32") if contenders["baseline"].device.type == "cuda" else ("bf16",):
+            contenders[f"baseline, {precision}"] = Contender(cfg, "baseline", folder, "--precision", precision)
+        if cfg.compile:
+            contenders["baseline, torch.compile"] = Contender(cfg, "baseline", folder, "--compile")
+        runs = {(name, way): run for name, one in contenders.items() for way, run in one.ways().items()}
+        runs["baseline", USUAL] = contenders["baseline"].through_dataloader(cfg.img_size, workers)
+        device = contenders["baseline"].device
+        seconds = in_turns(runs, cfg.repeats)
+    speed = {key: cfg.steps * cfg.batch_size / taken for key, taken in seconds.items()}
+    lines = [f"| images/s | {LIMIT} | {LOOP} | (b) / (a) | (b) / baseline's | {USUAL} |", "| --- |" + " --- |" * 5]
+    for name in contenders:
+        a, b, c = speed[name, LIMIT], speed[name, LOOP], speed.get((name, USUAL))
+        beside = f"{c:,.0f} ((b) is {b / c:.2f}×)" if c else ""
+        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.3f} | {b / speed['baseline', LOOP]:.3f} | {beside} |")
+    save(
+        f"training_{device.type}_{cfg.img_size}px",
+        f"{conditions(device)}; ResNet-34 at {cfg.img_size} pixels, batch {cfg.batch_size}, "
+        f"{cfg.dataset}, {workers} workers for (c); precision auto unless said.\n\n" + "\n".join(lines),
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
