@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import math
 import os
 import signal
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import DLfunctions
-from DLfunctions import evaluate, train_model
+from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
 from qcifar.augment import Augmentation
+from qcifar.descriptors import QuantumMaps
 from qcifar.errors import InputError, Interrupted
 from qcifar.files import read_checkpoint, write_checkpoint
 from qcifar.loader import EvalLoader, TrainLoader
@@ -164,6 +167,30 @@ def test_schedule_is_one_cycle_stepped_per_batch(loaders, tmp_path):
         optimizer.step()
         schedule.step()
     assert [row["lr"] for row in history] == rates[4::5]
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: numbers and sizes read from tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select"))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_nothing(loaders):
+    """One read at the epoch's end, however many steps it has; augmentation and descriptors' maps included."""
+    maps = QuantumMaps([torch.rand(40, 4), torch.rand(40, 4)], 16, True, "minmax")
+    loader = TrainLoader(loaders[0].images, loaders[0].labels, 4, Augmentation(16), 3, maps)
+    model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 100))
+    optimizer = make_optimizer(model, 1e-3, 0.0)
+    with Reads() as reads:
+        train_one_epoch(
+            model, loader, nn.CrossEntropyLoss(), optimizer, make_schedule(optimizer, 1e-3, 10), Progress(), title="",
+            autocast=contextlib.nullcontext(), accumulate=2, stop=Stop(), save=None, save_every=math.inf,
+        )  # fmt: skip
+    assert len(loader) == 10 and reads.count == 1
 
 
 def test_evaluate_scores_against_numpy(loaders):
