@@ -7,8 +7,7 @@ gates that are the same for all images are matrix products; B is 1 while nothing
 `evolve` runs the steps as plain differentiable torch, for inference and for `torch.compile`. `Evolve`
 runs the same steps with a backward pass written by hand: every step is orthogonal, so the gradient of a
 state is carried back by the transposed step, and an angle's gradient is the overlap of the gradient with
-the generator applied to the state that was saved there. That is a third of the kernels that autograd
-would launch, and it keeps two states a layer.
+the generator applied to the state that was saved there. It keeps two states a layer.
 
 Angles come as {use: (rows, 1 or B)}, `scratch` holds what one call computes once.
 """
@@ -284,10 +283,7 @@ class Turn(Step):
 
 
 class Fused(Step):
-    """Steps that are the same for all images as one unitary, built by running them on 2^N columns.
-
-    Only where the batch is large enough to pay for that; else the steps run one by one.
-    """
+    """Steps that are the same for all images as one unitary, built once for a batch by running them on 2^N columns."""
 
     def __init__(self, steps: list[Step], n: int):
         super().__init__()

@@ -1,8 +1,9 @@
 """A compiled circuit: layers of `qcifar.compiler` on a batch of states, in plain torch.
 
-* The first layer of rotations acts on |0...0>: its state is a product of qubits, built by N - 1 products.
+* The first layer of rotations acts on |0...0>: its state is a product of qubits.
 * Rotations that do not depend on the batch are real Kronecker products over up to four qubits, all built
   at once and each applied by one matrix product; permutations are one index, phases one multiplication.
+  Up to six qubits, all of these between two layers that depend on the batch become one unitary.
 * A last layer of rotations that depend on the batch is folded into the observables:
   RY^T Z RY = cos Z - sin X, and RZ^T X RZ = cos X - sin Y before it. Phases before a readout along Z
   vanish, and permutations before it permute the observable.
