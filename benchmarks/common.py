@@ -98,3 +98,4 @@ def save(name: str, text: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
     print(text)
+    print(f"kept in {path.relative_to(ROOT)}", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import SCRIPTS, conditions
@@ -43,14 +44,15 @@ def main(argv=None):
         with profile(activities=activities) as recorded:
             contender.loop()
     events = recorded.key_averages()
+    kernels = [event for event in events if not on_gpu or event.device_type == DeviceType.CUDA]
 
     def cost(event):  # microseconds of its own
         return event.self_device_time_total if on_gpu else event.self_cpu_time_total
 
-    total = sum(cost(event) for event in events)
+    total = sum(cost(event) for event in kernels)
     print(f"{conditions(contender.device)}; {cfg.script}, {cfg.img_size} pixels, {cfg.steps} steps")
     print(f"{total / cfg.steps / 1e3:.2f} ms of kernels a step")
-    for event in sorted(events, key=cost, reverse=True)[:10]:
+    for event in sorted(kernels, key=cost, reverse=True)[:10]:
         print(f"{cost(event) / total:6.1%} {cost(event) / cfg.steps / 1e3:9.3f} ms {event.count:6d} calls  {event.key}")
     waits = [event for event in events if event.key in host_waits]
     if on_gpu:

@@ -262,7 +262,7 @@ def apply_operation(images: torch.Tensor, name: str, sign: int, magnitude: int) 
         case "Contrast":
             return F.adjust_contrast(images, 1.0 + m)
         case "Sharpness":
-            return F.adjust_sharpness(images, 1.0 + m)
+            return sharpen(images, 1.0 + m)
         case "Posterize":
             return F.posterize(images, int(m))
         case "Solarize":
@@ -304,6 +304,24 @@ def move_pixels(images: torch.Tensor, source: torch.Tensor, outside: torch.Tenso
     """Images (B, C, S, S) with pixel p taken from `source[p]`, and 0 where `outside`."""
     moved = images.flatten(-2).index_select(-1, source).masked_fill_(outside, 0)
     return moved.view_as(images)
+
+
+def sharpen(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """torchvision's `adjust_sharpness` of uint8 images (B, C, S, S), without its copy to the device each time.
+
+    The inside of an image is blended with its 3 x 3 mean in which the centre counts five times.
+    """
+    kernel = _sharpness_kernel(images.device).expand(images.shape[1], 1, 3, 3)
+    sharp = images.to(torch.float32)
+    blurred = torch.nn.functional.conv2d(sharp, kernel, groups=images.shape[1]).round_()
+    inside = sharp[..., 1:-1, 1:-1]
+    inside.add_(blurred.sub_(inside), alpha=1.0 - factor)
+    return sharp.clamp_(0, 255).to(torch.uint8)
+
+
+@functools.cache
+def _sharpness_kernel(device: torch.device) -> torch.Tensor:
+    return (torch.tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13.0).to(device)
 
 
 def equalize(images: torch.Tensor) -> torch.Tensor:

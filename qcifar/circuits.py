@@ -4,6 +4,7 @@
 PennyLane; any other name is a PennyLane device.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: 
     except Exception as error:  # plugins raise what they like
         raise InputError(
             f"QUANTUM_DEVICE {device_name} with DIFF_METHOD {diff_method} and {n_qubits} qubits: {error}; "
-            f"default.qubit with backprop always works"
+            f"default.qubit with backprop always works, lightning.qubit with --diff-method adjoint"
         ) from None
     # PennyLane shifts parameters of one circuit at a time, so this method has the batch taken apart.
     return qml.transforms.broadcast_expand(qnode) if diff_method == "parameter-shift" else qnode
@@ -60,6 +61,7 @@ def make_runner(
     try:
         compiled = FastCircuit(circuit, n_qubits, weight_shape)
         compare_with_pennylane(compiled, circuit, n_qubits)
+        compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, tolerance=1e-9)
     except NotCompilable as reason:
         distributed.say(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit")
         return make_qnode(circuit, "default.qubit", n_qubits, diff_method and "backprop")

@@ -57,11 +57,6 @@ def join(device: torch.device) -> None:
         raise InputError(f"the processes of torchrun could not meet: {error}") from None
 
 
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def from_first(value):
     """Rank 0's `value` on every process: for what is read from disk or from a clock."""
     if world_size() == 1:
@@ -136,7 +131,8 @@ def average_in_rank_order(state, bucket: dist.GradBucket) -> torch.futures.Futur
 
     A ring or tree adds in an order that depends on a gradient's place in the bucket, and buckets are laid
     out anew after the first step; so a resumed run would differ in the last bit. Here each process adds up
-    one part of the bucket and hands it round: as many bytes as a ring moves.
+    one part of the bucket and hands it round: as many bytes as a ring moves. On GPUs the rest of the
+    backward pass queues behind each exchange; that overlap is the price of the fixed order.
     """
     flat, processes = bucket.buffer(), world_size()
     share = -(-flat.numel() // processes)
@@ -166,7 +162,10 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Batch norm over the batch of all processes: torch's SyncBatchNorm on GPUs, `SyncBatchNorm` on CPUs."""
+    """Batch norm over the batch of all processes: torch's SyncBatchNorm on GPUs, `SyncBatchNorm` on CPUs.
+
+    torch's waits on the host once a layer, for the counts of images that the processes had.
+    """
     if world_size() == 1:
         return model
     if device.type == "cuda":
@@ -187,6 +186,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
+        dtype, x = x.dtype, x.to(self.running_mean.dtype)  # statistics in float32 also under autocast
         count = x.numel() // x.shape[1] * world_size()
         mean = _Sum.apply(x.sum((0, 2, 3))) / count  # (C,)
         centred = x - mean[:, None, None]
@@ -196,7 +196,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 class _Sum(torch.autograd.Function):

@@ -3,6 +3,8 @@
 import os
 import sys
 
+import torch.distributed as dist
+
 
 class InputError(Exception):
     """Bad input: a constant, a file, a circuit. The message is one line: what, expected, got, what to do."""
@@ -22,24 +24,40 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _mark() -> str:
-    """Which of torchrun's processes speaks, where there are several."""
-    return f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-
-
 def run_script(main) -> None:
     """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
+    status = _status_of(main)
+    if dist.is_initialized():  # what is left of the others' connections may abort or hang an orderly exit
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _status_of(main) -> int:
     try:
         main()
     except InputError as error:
-        print(_mark() + "error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        _say("error: " + " ".join(str(error).split()))
+        return 2
     except OSError as error:  # a path without permission, a disk that went away; it names the path
-        print(_mark() + f"error: {error}; check the path and its permissions", file=sys.stderr)
-        sys.exit(2)
+        _say(f"error: {error}; check the path and its permissions")
+        return 2
     except Interrupted as stop:
-        print(_mark() + str(stop), file=sys.stderr)
-        sys.exit(128 + stop.signum)
+        _say(str(stop))
+        return 128 + stop.signum
     except KeyboardInterrupt:  # before or after training, where there is nothing to save
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _say("interrupted outside training; the same command starts or goes on")
+        return 130
+    except RuntimeError as error:  # gloo and NCCL have no exception of their own
+        if not (dist.is_initialized() and any(name in str(error) for name in ("gloo", "NCCL", "TCPStore"))):
+            raise
+        _say("another process of this job ended; its message says why")
+        return 3
+    return 0
+
+
+def _say(text: str) -> None:
+    """Print `text` on stderr, and which of torchrun's processes says it where there are several."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    print((f"[rank {os.environ.get('RANK', '?')}] " if several else "") + text, file=sys.stderr)

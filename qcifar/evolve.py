@@ -28,9 +28,13 @@ class Step(nn.Module):
         if exact.is_floating_point():
             self.__dict__.setdefault("exact", {})[name] = exact.double()
 
-    def restore_exact(self) -> None:
+    def _apply(self, fn, recurse=True):
+        """Every conversion of a module comes here, also one of a module around this one."""
+        super()._apply(fn, recurse)
         for name, tensor in self.__dict__.get("exact", {}).items():
-            setattr(self, name, tensor.to(getattr(self, name).device))
+            if getattr(self, name).dtype == torch.float64:
+                setattr(self, name, tensor.to(getattr(self, name).device))
+        return self
 
 
 class Scratch:

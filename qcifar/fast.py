@@ -256,14 +256,6 @@ class FastCircuit(Step):
             self.uses_weights = getattr(self, "uses_weights", {}) | {kind: bool(w.any())}
         del self._uses, self._linear_rows
 
-    def double(self):
-        """float64 arithmetic, with the constants as exact as they were computed."""
-        super().double()
-        for module in self.modules():
-            if isinstance(module, Step):
-                module.restore_exact()
-        return self
-
     # ---- run time
 
     def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -117,5 +117,5 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged or no checkpoint ({first}); {remedy}") from None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
+from qcifar import distributed
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, describe
 from qcifar.files import read_checkpoint
@@ -46,13 +47,20 @@ def build_resnet(name: str, weights: str, seed: int, classes: int = CLASSES) -> 
 
 
 def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
+    if distributed.rank() > 0:
+        distributed.wait()  # rank 0 downloads
     try:
-        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state = get_model_weights(name).IMAGENET1K_V1.get_state_dict(
+            progress=distributed.rank() == 0, check_hash=True, weights_only=True
+        )
     except (OSError, RuntimeError, EOFError, HTTPException, pickle.UnpicklingError) as error:
         raise InputError(
             f"the ImageNet weights of {name} could not be downloaded or read ({describe(error)}); give the path of a "
             f"state dict with --weights FILE, or start from random weights with --weights none"
         ) from None
+    if distributed.rank() == 0:
+        distributed.wait()
+    return state
 
 
 def _load(model: nn.Module, state: dict, name: str, source: str) -> None:

@@ -37,8 +37,9 @@ def load_parts(cfg, device: torch.device) -> Parts:
     """Data set and split as the constants say, limited and moved to `device`.
 
     Raises:
-        InputError: see `load_dataset` and `load_split`.
+        InputError: see `refuse_uneven`, `load_dataset` and `load_split`.
     """
+    refuse_uneven(cfg.batch_size, cfg.accumulate)
     data = load_dataset(cfg.dataset, cfg.data_dir)
     split = load_split(Path(cfg.run_dir) / SPLIT_FILE, data, cfg.split_seed, cfg.val_fraction)
 
@@ -66,15 +67,10 @@ def make_loaders(
         extra: "train", "val" or "test" -> what makes that part's further input channels.
 
     Raises:
-        InputError: a step's images do not divide evenly into processes and micro-batches.
+        InputError: see `refuse_uneven`.
     """
     channels = extra or (lambda name: None)
-    batch, parts_of_it = min(cfg.batch_size, len(parts.train.index)), cfg.accumulate * distributed.world_size()
-    if batch % parts_of_it or batch // parts_of_it < 2:
-        raise InputError(
-            f"BATCH_SIZE (--batch-size): {batch} images a step on {distributed.world_size()} processes with ACCUMULATE "
-            f"{cfg.accumulate}: expected a multiple of {parts_of_it} and at least {2 * parts_of_it}"
-        )
+    refuse_uneven(min(cfg.batch_size, len(parts.train.index)), cfg.accumulate)
     train = TrainLoader(
         parts.train.images,
         parts.train.labels,
@@ -88,6 +84,16 @@ def make_loaders(
         for name, part in (("val", parts.val), ("test", parts.test))
     )
     return train, val, test
+
+
+def refuse_uneven(batch: int, accumulate: int) -> None:
+    """Raise `InputError` unless a step's images divide evenly into processes and micro-batches of two or more."""
+    parts = accumulate * distributed.world_size()
+    if batch % parts or batch // parts < 2:
+        raise InputError(
+            f"BATCH_SIZE (--batch-size): {batch} images a step on {distributed.world_size()} process(es) with "
+            f"ACCUMULATE {accumulate}: expected a multiple of {parts} and at least {2 * parts}"
+        )
 
 
 def place(model: nn.Module, device: torch.device, cfg) -> nn.Module:

@@ -54,6 +54,7 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # it times kernels and picks, differently each run
     chosen = _choose_device(device)

@@ -79,7 +79,6 @@ def member(folder):
     torch.save(found, folder / f"{rank}.pt")
     assert distributed.from_first(rank) == 0 and distributed.largest(rank, -rank) == [count - 1, 0]
     assert distributed.one_each(torch.tensor(rank)).tolist() == list(range(count))
-    distributed.leave()
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -112,7 +111,6 @@ def synchronised(folder):
     norm.eval()
     found = [y, x.grad, norm(x)], [by_weight, by_bias, norm.running_mean, norm.running_var]
     torch.save(found, folder / f"{distributed.rank()}.pt")
-    distributed.leave()
 
 
 def batch_norm():
@@ -148,26 +146,37 @@ def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path):
 TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".split()
 
 
+def change(folder):
+    """How far training has moved the weights that all scripts share, as one vector."""
+    before = build_resnet("resnet18", "none", 42).state_dict()
+    after = read_checkpoint(folder / "last.pt")["model"]
+    after = {key.replace("backbone.", "").replace("classifier.", "fc."): value for key, value in after.items()}
+    names = [key for key in before if before[key].shape == after[key].shape and key.endswith(("weight", "bias"))]
+    return torch.cat([(after[key] - before[key]).flatten().double() for key in names])
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
-    """To float tolerance. At the default rate Adam makes rounding grow: one and two threads then differ as much."""
+    """What training changed differs by less than 2 %; on other images it would be by more than half.
+
+    At a small rate: at the default one Adam makes rounding grow, between one thread and two as well.
+    """
     module, experiment = SCRIPTS[name]
     more = [*TWENTY_STEPS, *(["--epochs-warmup", "0"] if name == "head" else [])]
-    models, results, descriptors = [], [], []
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        assert run_processes(count, run_script, module.__name__, flags(name, folder, *more)) == [0] * count
-        models.append(read_checkpoint(folder / experiment / "seed42" / "last.pt")["model"])
+    changes, results, descriptors = [], [], []
+    for count, images in ((1, []), (2, []), (1, ["--split-seed", "7"])):
+        folder = tmp_path / f"{count}{images}"
+        assert run_processes(count, run_script, module.__name__, flags(name, folder, *more, *images)) == [0] * count
+        changes.append(change(folder / experiment / "seed42"))
         results.append(json.loads((folder / experiment / "seed42" / "result.json").read_text()))
         caches = sorted(folder.glob("*/descriptors/*.npz"))
         descriptors.append([np.load(path)["qvec"] for path in caches])
-    for key, expected in models[0].items():
-        if "num_batches" not in key:
-            torch.testing.assert_close(models[1][key], expected, rtol=2e-3, atol=2e-4)
-    assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], abs=1e-3)
+    one, two, others = changes
+    assert (two - one).norm() < 0.02 * one.norm() < 0.04 * (others - one).norm()
+    assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], abs=1e-4)
     assert (results[0]["processes"], results[1]["processes"]) == (1, 2)
     assert results[0]["recipe"] != results[1]["recipe"]
-    assert all(np.array_equal(a, b) for a, b in zip(*descriptors, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(descriptors[0], descriptors[1], strict=True))
     assert len(descriptors[0]) == (6 if name == "channels" else 0)
 
 

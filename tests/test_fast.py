@@ -197,6 +197,13 @@ def test_torch_compile_gives_the_same(layer, backend):
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
+def test_float64_is_exact_also_inside_another_module():
+    circuit = make_circuits("default", 3, 2)[1]
+    x = torch.randn(5, 3, dtype=torch.float64)
+    inside = torch.nn.Sequential(FastCircuit(circuit, 3)).double()
+    assert torch.equal(inside(x), FastCircuit(circuit, 3).double()(x))
+
+
 def test_wrong_shapes_are_refused_by_name():
     fast = FastCircuit(make_circuit(3), 3, (2, 3, 3))
     with pytest.raises(ValueError, match=r"expected inputs \(\.\.\., 3\), got \(2, 4\)"):

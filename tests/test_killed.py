@@ -57,6 +57,7 @@ def test_two_processes_killed_and_never_disturbed_are_the_same(name, chosen, tmp
     kill_and_compare(name, tmp_path, 2, [moments(name, 2)[k] for k in chosen])
 
 
-def test_in_bf16_with_accumulation_too(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_in_bf16_with_accumulation_too(processes, tmp_path):
     plan = [moments("head", 3)[k] for k in (3, 7)]
-    kill_and_compare("head", tmp_path, 1, plan, "--precision", "bf16", "--accumulate", "2")
+    kill_and_compare("head", tmp_path, processes, plan, "--precision", "bf16", "--accumulate", "2")
