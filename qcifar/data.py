@@ -57,11 +57,8 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     Raises:
         InputError: the files are missing and cannot be downloaded, or differ from the published ones.
     """
-    if distributed.rank() > 0:
-        distributed.wait()  # rank 0 downloads what is missing
-    parts = _synthetic(seed=0) if name == "synthetic" else _cifar100(Path(data_dir))
-    if distributed.rank() == 0:
-        distributed.wait()
+    with distributed.first_alone():
+        parts = _synthetic(seed=0) if name == "synthetic" else _cifar100(Path(data_dir))
     return Dataset(name, *parts, fingerprint(*(part.numpy() for part in parts)))
 
 

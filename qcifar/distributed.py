@@ -10,7 +10,8 @@ rank 0 or by all together, so that no process waits for one that went another wa
 """
 
 import os
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -75,6 +76,28 @@ def say(text: str) -> None:
 def wait() -> None:
     """Return when all processes have come here."""
     largest(0)
+
+
+def on_first(action: Callable[[], None]) -> None:
+    """Call `action` on rank 0; all processes go on when it is done, or raise its `InputError`."""
+    problem = None
+    if rank() == 0:
+        try:
+            action()
+        except InputError as error:
+            problem = str(error)
+    if problem := from_first(problem):
+        raise InputError(problem)
+
+
+@contextmanager
+def first_alone():
+    """The block runs on rank 0 first, then on the others: for what downloads a file that is missing."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
 
 
 def largest(*values: int) -> list[int]:

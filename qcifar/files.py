@@ -30,15 +30,7 @@ def write_whole(path: Path, write) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    problem = None
-    if distributed.rank() == 0:
-        try:
-            _write_whole(path, write)
-        except InputError as error:
-            problem = str(error)
-    problem = distributed.from_first(problem)
-    if problem:
-        raise InputError(problem)
+    distributed.on_first(lambda: _write_whole(path, write))
 
 
 def _write_whole(path: Path, write) -> None:

@@ -127,7 +127,7 @@ class EvalLoader:
         return math.ceil(len(self.images) / self.batch_size)
 
     def batches(self, first: int = 0, every: int = 1) -> Iterator[tuple[torch.Tensor, slice]]:
-        """Yield (x (B, 3 + P, S, S) float32, places of its B images) of every so-manieth batch from `first` on.
+        """Yield (x (B, 3 + P, S, S) float32, places of its B images) of each `every`-th batch from number `first` on.
 
         The batches themselves do not depend on how many processes share them, and so neither do the logits.
         The last one may be smaller.

@@ -37,20 +37,18 @@ def build_resnet(name: str, weights: str, seed: int, classes: int = CLASSES) -> 
         model.fc = nn.Linear(model.fc.in_features, classes)
     if weights == "none":
         return model
-    state = (
-        _imagenet_state(name)
-        if weights == "imagenet"
-        else read_checkpoint(Path(weights), remedy="name another file with --weights")
-    )
+    if weights == "imagenet":
+        with distributed.first_alone():
+            state = _imagenet_state(name)
+    else:
+        state = read_checkpoint(Path(weights), remedy="name another file with --weights")
     _load(model, state, name, weights)
     return model
 
 
 def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
-    if distributed.rank() > 0:
-        distributed.wait()  # rank 0 downloads
     try:
-        state = get_model_weights(name).IMAGENET1K_V1.get_state_dict(
+        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(
             progress=distributed.rank() == 0, check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError, EOFError, HTTPException, pickle.UnpicklingError) as error:
@@ -58,9 +56,6 @@ def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
             f"the ImageNet weights of {name} could not be downloaded or read ({describe(error)}); give the path of a "
             f"state dict with --weights FILE, or start from random weights with --weights none"
         ) from None
-    if distributed.rank() == 0:
-        distributed.wait()
-    return state
 
 
 def _load(model: nn.Module, state: dict, name: str, source: str) -> None:

@@ -56,26 +56,24 @@ class Run:
 
     def refuse_other_settings(self) -> None:
         """Raise `InputError` if the folder holds work that was done with another identity."""
-        if problem := distributed.from_first(self._other_settings()):
-            raise InputError(problem)
+        distributed.on_first(self._refuse_other_settings)
 
-    def _other_settings(self) -> str | None:
-        if distributed.rank() > 0 or not self.resume or not self.config_path.exists():
-            return None
+    def _refuse_other_settings(self) -> None:
+        if not self.resume or not self.config_path.exists():
+            return
         if not self.last_path.exists() and not self.result_path.exists():
-            return None  # stopped before anything was trained
+            return  # stopped before anything was trained
         before = read_json(self.config_path).get("identity", {})
         changed = [
             f"{name} {before.get(name, 'absent')} -> {self.identity.get(name, 'absent')}"
             for name in {**before, **self.identity}
             if before.get(name, "absent") != self.identity.get(name, "absent")
         ]
-        if not changed:
-            return None
-        return (
-            f"{self.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
-            f"or {flag('SEED')}, or --no-resume to delete it and start over"
-        )
+        if changed:
+            raise InputError(
+                f"{self.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
+                f"or {flag('SEED')}, or --no-resume to delete it and start over"
+            )
 
     def begin(self) -> None:
         """Make the folder and its config.json. Until then, nothing of the run is on disk."""
