@@ -70,20 +70,20 @@ class Kron(Step):
         generators = [np.kron(np.kron(np.eye(2**k), turn), np.eye(2 ** (size - 1 - k))) for k in range(size)]
         self.constant("generators", np.stack(generators).reshape(size, -1).T)  # (4^size, size)
 
-    def forward(self, angles: Angles) -> tuple[torch.Tensor, ...]:
-        """Angles (factors * size, 1) -> one matrix (2^size, 2^size) for each factor."""
+    def forward(self, angles: Angles) -> tuple[torch.Tensor, tuple, tuple]:
+        """Angles (factors * size, 1) -> matrices (factors, 2^size, 2^size), one by one, and one by one transposed."""
         cos, sin = angles[self.use].cos(), angles[self.use].sin()
         turns = torch.cat((cos, -sin, sin, cos), dim=1).view(-1, self.size, 2, 2).unbind(1)
         matrix = turns[0]
         for turn in turns[1:]:
             matrix = matrix[:, :, None, :, None] * turn[:, None, :, None, :]
             matrix = matrix.flatten(3, 4).flatten(1, 2)
-        return matrix.unbind(0)
+        return matrix, matrix.unbind(0), matrix.mT.unbind(0)
 
     def back(self, scratch: Scratch, found: Found) -> None:
-        matrices = scratch.by_kind[self.kind]
+        matrices = scratch.by_kind[self.kind][0]
         by_matrix = torch.stack([found.shared[self.kind, place] for place in range(len(matrices))])
-        overlap = torch.bmm(torch.stack(matrices).mT, by_matrix).view(len(matrices), -1)  # (factors, 4^size)
+        overlap = torch.bmm(matrices.mT, by_matrix).view(len(matrices), -1)  # (factors, 4^size)
         found.angles[self.use] = (overlap @ self.generators).view(-1, 1)
 
 
@@ -104,12 +104,13 @@ class Circles(Step):
         self.constant("z", z)
         self.constant("sign", sign[:, :, None])
 
-    def forward(self, angles: Angles) -> list[tuple]:
-        """For each layer (-sin, cos, sin) of its phases as (3, 2^N, 1), and the same of their negatives."""
+    def forward(self, angles: Angles) -> list[list]:
+        """For each layer what `Phases` needs, on the way there and on the way back."""
         phases = torch.bmm(self.z, angles[self.use].view(len(self.z), -1, 1))
         cos, sin = phases.cos() * self.sign, phases.sin() * self.sign
-        ahead = torch.stack((-sin, cos, sin), dim=1)
-        return list(zip(ahead.unbind(0), ahead.flip(1).unbind(0), strict=True))
+        ahead = torch.stack((-sin, cos, sin), dim=1)  # (layers, 3, 2^N, 1)
+        back = ahead.flip(1)
+        return [list(zip(circle[:, 1:].unbind(0), circle[:, :2].unbind(0), strict=True)) for circle in (ahead, back)]
 
     def back(self, scratch: Scratch, found: Found) -> None:
         by_phase = torch.stack([found.shared[self.kind, place] for place in range(len(self.z))])
@@ -148,21 +149,28 @@ class Sign(Step):
 
 
 class Phases(Step):
-    """exp(i phase) on every basis state. Subclasses say the phase, and what follows from its gradient."""
+    """exp(i phase) on every basis state. Subclasses say the phase, and what follows from its gradient.
+
+    A circle is ((cos, sin), (-sin, cos)) of the phases, what the real and what the imaginary part is multiplied with.
+    """
 
     def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        circle = self.circle(state, angles, scratch)  # (-sin,) cos, sin
-        turned = state[0] * circle[-2:]
-        return turned if len(state) == 1 else (state[1] * circle[:2]).add_(turned)
+        return _phased(state, self.circle(state, angles, scratch))
 
     def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        by_phase = (gradient[1] * after[0]).sub_(gradient[0] * after[1])  # (2^N, B)
+        (real, imaginary), (by_real, by_imaginary) = after.unbind(0), gradient.unbind(0)
+        by_phase = (by_imaginary * real).addcmul_(by_real, imaginary, value=-1)  # (2^N, B)
         self.found(by_phase, found)
         if len(state) == 1:
-            cos, sin = self.circle(state, angles, scratch)[-2:]
-            return (gradient[0] * cos).add_(gradient[1] * sin)[None]
-        circle = self.circle_back(state, angles, scratch)  # sin, cos, -sin
-        return (gradient[0] * circle[1:]).add_(gradient[1] * circle[:2])
+            cos, sin = self.circle(state, angles, scratch)[0]
+            return (by_real * cos).addcmul_(by_imaginary, sin)[None]
+        return _phased(gradient, self.circle_back(state, angles, scratch))
+
+
+def _phased(state, circle):
+    real, *imaginary = state.unbind(0)
+    turned = real * circle[0]
+    return turned.addcmul_(imaginary[0], circle[1]) if imaginary else turned
 
 
 class StillPhases(Phases):
@@ -173,10 +181,10 @@ class StillPhases(Phases):
         self.place = place
 
     def circle(self, state, angles: Angles, scratch: Scratch):
-        return scratch.by_kind[Circles.kind][self.place][0]
+        return scratch.by_kind[Circles.kind][0][self.place]
 
     def circle_back(self, state, angles: Angles, scratch: Scratch):
-        return scratch.by_kind[Circles.kind][self.place][1]
+        return scratch.by_kind[Circles.kind][1][self.place]
 
     def found(self, by_phase, found: Found) -> None:
         found.shared[Circles.kind, self.place] = by_phase.sum(-1, keepdim=True)
@@ -198,10 +206,12 @@ class MovingPhases(Phases):
         third = len(self.z) // 3
         first = third if parts == 1 else 0  # a real state needs no -sin
         phases = torch.addmm(self.offset[first:], self.z[first:], angles[self.use])
-        return phases.sin().view(-1, third, phases.shape[-1])
+        circle = phases.sin().view(-1, third, phases.shape[-1])
+        return circle[-2:], circle[:2]
 
     def circle_back(self, state, angles: Angles, scratch: Scratch):
-        return self.circle(state, angles, scratch).flip(0)
+        (cos, sin), (minus_sin, _) = self.circle(state, angles, scratch)
+        return torch.stack((cos, minus_sin)), torch.stack((sin, cos))
 
     def found(self, by_phase, found: Found) -> None:
         third = len(self.z) // 3
@@ -246,19 +256,22 @@ class Rotate(Step):
         self.kron, self.place, self.first = kron, place, first
 
     def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        return self._applied(scratch.by_kind[self.kron][self.place], state)
+        _, matrices, _ = scratch.by_kind[self.kron]
+        return _applied(matrices[self.place], self._grouped(state, matrices), state.shape)
 
-    def _applied(self, matrix, state):
-        size, groups = len(matrix), len(state) << self.first
-        grouped = state.reshape(groups, size, -1)
-        return torch.bmm(matrix.expand(groups, size, size), grouped).view(state.shape)
+    def _grouped(self, state, matrices):
+        return state.view(len(state) << self.first, len(matrices[0]), -1)
 
     def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        matrix = scratch.by_kind[self.kron][self.place]
-        shape = (len(state) << self.first, len(matrix), -1)
-        by_matrix = torch.bmm(gradient.reshape(shape), state.reshape(shape).mT)
-        found.shared[self.kron, self.place] = by_matrix.sum(0)
-        return self._applied(matrix.mT, gradient)
+        _, matrices, transposed = scratch.by_kind[self.kron]
+        by_after = self._grouped(gradient, matrices)
+        found.shared[self.kron, self.place] = torch.bmm(by_after, self._grouped(state, matrices).mT).sum(0)
+        return _applied(transposed[self.place], by_after, gradient.shape)
+
+
+def _applied(matrix, grouped, shape):
+    """A matrix on every group, (groups, size, columns)."""
+    return torch.bmm(matrix.expand(len(grouped), -1, -1), grouped).view(shape)
 
 
 class Turn(Step):
