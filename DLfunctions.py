@@ -85,24 +85,14 @@ def train_model(
     """
     begin_epoch = on_epoch_start or (lambda epoch: None)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    now = Progress()
     run.begin()
-    if from_first(run.last_path.exists()):
-        saved = load_checkpoint(run.last_path, run.identity, train_loader.images.device)
-        if "progress" not in saved:
-            raise InputError(f"{run.last_path} holds a model but no place to go on from; delete it and run again")
-        now = Progress(**saved["progress"])
-        if now.loss_sum is not None:
-            now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
-        begin_epoch(now.epoch)
-        restore(stateful, saved, run.last_path)
-        run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(train_loader)}")
+    now = resumed(run, stateful, train_loader, begin_epoch)
 
     def save():
         refuse_divergence(now)  # never over a good checkpoint
         write_checkpoint(run.last_path, checkpoint(stateful, now, run.identity))
 
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, run.why_it_ended():
         while now.epoch < epochs:
             if now.step == 0:
                 begin_epoch(now.epoch)
@@ -138,6 +128,22 @@ def train_model(
     begin_epoch(best["epoch"])
     restore({"model": model}, best, run.best_path)
     return model, now.history
+
+
+def resumed(run, stateful, loader, begin_epoch):
+    """Where the checkpoint of `run` left off, with every state restored; the beginning where there is none."""
+    if not from_first(run.last_path.exists()):
+        return Progress()
+    saved = load_checkpoint(run.last_path, run.identity, loader.images.device)
+    if "progress" not in saved:
+        raise InputError(f"{run.last_path} holds a model but no place to go on from; delete it and run again")
+    now = Progress(**saved["progress"])
+    if now.loss_sum is not None:
+        now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
+    begin_epoch(now.epoch)
+    restore(stateful, saved, run.last_path)
+    run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(loader)}")
+    return now
 
 
 def train_one_epoch(

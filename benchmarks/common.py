@@ -6,10 +6,13 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -42,6 +45,41 @@ def begin(script: str, argv: list[str]) -> tuple[tuple, dict]:
     finally:
         module.train_model = original
     raise RuntimeError(f"{SCRIPTS[script]} ended before it trained")
+
+
+class HostReads(TorchDispatchMode):
+    """Counts, by place in our code, what makes the host wait for a GPU: values read from tensors, copies across.
+
+    On a CPU the same values are read, though nothing waits. Code under `torch.compile` is not seen.
+    """
+
+    by_value = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim")
+
+    def __init__(self):
+        super().__init__()
+        self.places: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name in self.by_value or (name in ("_to_copy", "copy_") and self._crosses(name, args, result)):
+            self.places[f"{name} at {self._place()}"] += 1
+        return result
+
+    @staticmethod
+    def _crosses(name, args, result) -> bool:
+        """Whether a copy leaves the GPU, or enters it from memory that is not pinned."""
+        source = args[1] if name == "copy_" else args[0]
+        leaves = source.device.type != "cpu" and result.device.type == "cpu"
+        return leaves or (source.device.type == "cpu" and result.device.type != "cpu" and not source.is_pinned())
+
+    @staticmethod
+    def _place() -> str:
+        frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(str(ROOT) + os.sep)]
+        ours = [frame for frame in frames if "/benchmarks/" not in frame.filename and "/.venv/" not in frame.filename]
+        if not ours:
+            return "a thread of torch's own"
+        return f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno} in {ours[-1].name}"
 
 
 def in_turns(runs: dict, repeats: int, span: float = 0.0) -> dict[str, float]:

@@ -1,10 +1,11 @@
-"""Where the time of a training step goes: the ten costliest kernels, and everything the host waits for.
+"""Where the time of a training step goes: the ten costliest kernels, and every place where the host waits.
 
     python benchmarks/profile_step.py                                     # baseline, 32 pixels
     python benchmarks/profile_step.py --script head --img-size 224
 
-Profiles STEPS steps of the script's own loop. Kernels are those of the device that trains. "Waits" are
-calls in which the host stands still until the GPU has caught up.
+Profiles STEPS steps of the script's own loop, one epoch. Kernels are those of the device that trains. A wait
+is a call in which the host stands still until the GPU has caught up: the profiler counts them on a GPU, and
+the places in our code that read a value from a tensor are named on any device.
 """
 
 import sys
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import SCRIPTS, conditions
+from benchmarks.common import SCRIPTS, HostReads, conditions
 from benchmarks.training import Contender
 from qcifar.config import RULES, one_of, settings_from_constants
 from qcifar.errors import run_script
@@ -43,6 +44,10 @@ def main(argv=None):
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with profile(activities=activities) as recorded:
             contender.loop()
+        reads = HostReads()
+        if not cfg.compile:
+            with reads:
+                contender.loop()
     events = recorded.key_averages()
     kernels = [event for event in events if not on_gpu or event.device_type == DeviceType.CUDA]
 
@@ -56,7 +61,14 @@ def main(argv=None):
         print(f"{cost(event) / total:6.1%} {cost(event) / cfg.steps / 1e3:9.3f} ms {event.count:6d} calls  {event.key}")
     waits = [event for event in events if event.key in host_waits]
     if on_gpu:
-        print("waits of the host in the whole turn: " + (", ".join(f"{e.count} × {e.key}" for e in waits) or "none"))
+        print(f"waits of the host in {cfg.steps} steps: " + (_listed({e.key: e.count for e in waits}) or "none"))
+    print(
+        f"values read in {cfg.steps} steps: " + ("not seen under --compile" if cfg.compile else _listed(reads.places))
+    )
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} × {name}" for name, count in counts.items())
 
 
 if __name__ == "__main__":

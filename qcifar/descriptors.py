@@ -7,6 +7,7 @@ images (n, 3, 32, 32) uint8
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -28,6 +29,7 @@ ANGLE_SCALE = math.pi / 3  # radians per standard deviation
 STD_FLOOR = 1e-6  # added to the standard deviation: an image of one grey gets angles 0
 PREPROCESSING = f"L, bilinear, cell means, standardised per image (+{STD_FLOOR:g}), times {ANGLE_SCALE:.6f}"
 AMPLITUDES_PER_CHUNK = 2**18  # 1 MB for each real part of the states: they stay in cache
+IMAGES_PER_CHUNK = 512  # of the preprocessing, for the same reason
 PILLOW_BITS = 22  # Pillow's fixed-point resampling weights
 
 
@@ -40,7 +42,8 @@ def grid_shape(n_qubits: int) -> tuple[int, int]:
 def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.Tensor:
     """Angles for the descriptor circuits, for all images at once.
 
-    Grey and resize equal Pillow's `convert("L").resize(..., BILINEAR)` to the bit.
+    Grey and resize equal Pillow's `convert("L").resize(..., BILINEAR)` to the bit. Several processes take
+    chunks of images in turns, and call this together; each gets all angles.
 
     Args:
         images: (n, 3, 32, 32) uint8.
@@ -59,10 +62,18 @@ def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.
             f"QUANTUM_IMAGE_SIZE (--quantum-image-size): {n_qubits} qubits are {grid_shape(n_qubits)} cells, "
             f"expected at least {max(grid_shape(n_qubits))} pixels, got {image_size}"
         )
-    chunks = [grey_resized(chunk, image_size) for chunk in images.cpu().split(512)]  # small chunks stay in cache
-    cells = torch.cat([adaptive_avg_pool2d(grey[:, None] / 255, grid_shape(n_qubits)).flatten(1) for grey in chunks])
+    cells = torch.zeros(len(images), n_qubits, dtype=torch.float64)
+    for chunk, means in _dealt_out(images.cpu().split(IMAGES_PER_CHUNK), cells.split(IMAGES_PER_CHUNK)):
+        grey = grey_resized(chunk, image_size)
+        means.copy_(adaptive_avg_pool2d(grey[:, None] / 255, grid_shape(n_qubits)).flatten(1))
+    cells = distributed.sum_of(cells)  # each is zero on all processes but one: exact
     centred = cells - cells.mean(dim=1, keepdim=True)
     return centred / (cells.std(dim=1, correction=0, keepdim=True) + STD_FLOOR) * ANGLE_SCALE
+
+
+def _dealt_out(*columns):
+    """Those rows of `zip(*columns)` that are this process's, in turns."""
+    return itertools.islice(zip(*columns, strict=True), distributed.rank(), None, distributed.world_size())
 
 
 def grey_resized(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The folder of one run: what was asked for, what came out, and the refusal to mix the two."""
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -17,7 +18,7 @@ from DLfunctions import evaluate
 from qcifar import distributed
 from qcifar.augment import Augmentation
 from qcifar.config import as_constants, flag
-from qcifar.errors import InputError
+from qcifar.errors import InputError, Interrupted
 from qcifar.files import make_folder, read_json, write_json, write_npz
 from qcifar.models import count_parameters
 
@@ -106,11 +107,24 @@ class Run:
             return
         text = self.mark + text
         tqdm.write(text)
+        self._append(text)
+
+    def _append(self, text: str) -> None:
         try:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
         except OSError as error:
             raise InputError(f"cannot write {self.log_path}: {error.strerror}") from None
+
+    @contextlib.contextmanager
+    def why_it_ended(self):
+        """What ends the block early stands in log.txt, too; the screen shows it when the script ends."""
+        try:
+            yield
+        except (InputError, Interrupted) as reason:
+            if distributed.rank() == 0:
+                self._append(str(reason))
+            raise
 
     def show_result(self) -> dict:
         """Print and return the stored result of a finished run."""
@@ -135,6 +149,8 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
     constants = as_constants(cfg)
     identity = {name: value for name, value in constants.items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}
+    if distributed.world_size() == 1:
+        identity.pop("SYNC_BATCHNORM")  # has no effect there
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
     identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane")}

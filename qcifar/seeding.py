@@ -46,7 +46,7 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
 
     Args:
         device: "auto" (CUDA where there is one, else CPU), "cpu", "cuda" or "cuda:1". Under torchrun, "auto"
-            and "cuda" are the GPU of this process's local rank.
+            and "cuda" are the GPU of this process's local rank, and a number is refused.
         precision: "auto" (bf16 on CUDA that has it, else fp32), "fp32", "tf32" or "bf16".
 
     Returns:
@@ -72,7 +72,10 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
 
 
 def _choose_device(name: str) -> torch.device:
-    mine = f"cuda:{distributed.local_rank()}" if distributed.started_by_torchrun() else "cuda"
+    several = distributed.started_by_torchrun()
+    if several and name.startswith("cuda:"):
+        raise InputError(f"DEVICE {name}: all processes of torchrun would share it; --device cuda gives each its own")
+    mine = f"cuda:{distributed.local_rank()}" if several else "cuda"
     if name == "auto":
         name = mine if torch.cuda.is_available() else "cpu"
     elif name == "cuda":

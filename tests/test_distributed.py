@@ -1,28 +1,32 @@
 """Several processes train on the images, and to the weights, that one process would: gloo on CPUs."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from processes import run_processes, run_script
 from test_scripts import SCRIPTS, assert_same, flags, stored
 from torch import nn
 
 import cifar100_baseline
 from cifar100_quantum_channels import make_circuits
-from DLfunctions import evaluate
+from DLfunctions import Progress, Stop, evaluate, train_one_epoch
 from qcifar import distributed
 from qcifar.augment import Augmentation
 from qcifar.circuits import make_runner
 from qcifar.data import load_dataset
-from qcifar.descriptors import run_circuit
+from qcifar.descriptors import input_angles, run_circuit
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint
 from qcifar.loader import EvalLoader, TrainLoader
@@ -73,6 +77,7 @@ def member(folder):
         "scores": scores,
         "logits": torch.from_numpy(logits),
         "edge": run_circuit(edge, angles, "edge"),
+        "angles": input_angles(load_dataset("synthetic", "unused").train_images[:1100], 4, 28),  # in three chunks
         "gradients": first,
         "statistics": plain[1].running_var,
     }
@@ -92,7 +97,7 @@ def test_processes_together_do_what_one_does(count, tmp_path):
         assert torch.equal(labels, torch.cat([found["batches"][step][1] for found in together]))
     for found in together:
         assert torch.equal(found["logits"], alone["logits"]) and found["scores"] == alone["scores"]
-        assert torch.equal(found["edge"], alone["edge"])
+        assert torch.equal(found["edge"], alone["edge"]) and torch.equal(found["angles"], alone["angles"])
         torch.testing.assert_close(found["gradients"], alone["gradients"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found["statistics"], alone["statistics"], rtol=1e-5, atol=1e-7)
         pairs = zip(found["gradients"], together[0]["gradients"], strict=True)
@@ -216,6 +221,39 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
         cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "3"))
     with pytest.raises(InputError, match="at least 32"):
         cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "16"))
+
+
+def test_one_gpu_for_all_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="DEVICE cuda:0: all processes of torchrun would share it"):
+        set_up_torch("cuda:0", "auto")
+
+
+def accumulated(folder):
+    """Gradients of one step in three micro-batches, with an exchange at the last one only."""
+    set_up_torch("cpu", "fp32")
+    network, (train, _) = distributed.replicate(small_net().eval()), loaders()
+    exchanges = []
+    exchange = dist.all_to_all_single
+    distributed.dist.all_to_all_single = lambda *args: exchanges.append(exchange(*args))
+    seen = []
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    optimizer.step = lambda: seen.append([parameter.grad.clone() for parameter in network.parameters()])
+    network.train = lambda: None  # frozen statistics: a micro-batch has none of its own
+    train_one_epoch(
+        network, train, nn.CrossEntropyLoss(), optimizer, SimpleNamespace(step=lambda: None), Progress(), title="",
+        autocast=nullcontext(), accumulate=3, stop=Stop(), save=None, save_every=math.inf,
+    )  # fmt: skip
+    assert len(exchanges) == (len(train) if distributed.world_size() > 1 else 0)  # the network is one bucket
+    torch.save(seen, folder / f"{distributed.rank()}.pt")
+
+
+def test_accumulation_on_two_processes_gives_the_gradient_of_the_whole_batch(tmp_path):
+    assert run_processes(1, accumulated, tmp_path) == [0]
+    alone = torch.load(tmp_path / "0.pt")
+    assert run_processes(2, accumulated, tmp_path) == [0, 0]
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone, rtol=1e-4, atol=1e-6)
 
 
 def children(pid):

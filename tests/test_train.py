@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import DLfunctions
+from benchmarks.common import HostReads
 from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
 from qcifar.augment import Augmentation
 from qcifar.descriptors import QuantumMaps
@@ -122,6 +122,7 @@ def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, 
         train(loaders, run, checkpoint_minutes=60)
     monkeypatch.undo()
     assert signal.getsignal(signum) is not None
+    assert run.log_path.read_text().splitlines()[-1].startswith(f"stopped by {signum.name}; saved")
     stopped_at = read_checkpoint(run.last_path)["progress"]
     assert (stopped_at["epoch"], stopped_at["step"]) == ((0, 3) if where == "training" else (1, len(loaders[0])))
     assert_same(expected, outcome(run, *train(loaders, run)))
@@ -169,28 +170,19 @@ def test_schedule_is_one_cycle_stepped_per_batch(loaders, tmp_path):
     assert [row["lr"] for row in history] == rates[4::5]
 
 
-class Reads(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: numbers and sizes read from tensors."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select"))
-        return function(*args, **(kwargs or {}))
-
-
 def test_a_step_waits_for_nothing(loaders):
     """One read at the epoch's end, however many steps it has; augmentation and descriptors' maps included."""
     maps = QuantumMaps([torch.rand(40, 4), torch.rand(40, 4)], 16, True, "minmax")
     loader = TrainLoader(loaders[0].images, loaders[0].labels, 4, Augmentation(16), 3, maps)
     model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 100))
     optimizer = make_optimizer(model, 1e-3, 0.0)
-    with Reads() as reads:
+    with HostReads() as reads:
         train_one_epoch(
             model, loader, nn.CrossEntropyLoss(), optimizer, make_schedule(optimizer, 1e-3, 10), Progress(), title="",
             autocast=contextlib.nullcontext(), accumulate=2, stop=Stop(), save=None, save_every=math.inf,
         )  # fmt: skip
-    assert len(loader) == 10 and reads.count == 1
+    assert len(loader) == 10 and list(reads.places.values()) == [1], reads.places
+    assert "in refuse_divergence" in next(iter(reads.places))
 
 
 def test_evaluate_scores_against_numpy(loaders):
@@ -211,6 +203,7 @@ def test_divergence_is_an_error_not_a_number(loaders, tmp_path):
     with pytest.raises(InputError, match="not finite.*--max-lr"):
         train(loaders, run, model)
     assert not any(path.exists() for path in (run.metrics_path, run.best_path, run.last_path))
+    assert "the loss of epoch 1 is not finite" in run.log_path.read_text().splitlines()[-1]
     with pytest.raises(InputError, match="30 images have logits that are not finite"):
         evaluate(model, loaders[1], nn.CrossEntropyLoss(), contextlib.nullcontext())
 
