@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qcifar.distributed import started_by_torchrun
+from qcifar.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
     "baseline": "cifar100_baseline",
@@ -31,6 +34,8 @@ def begin(script: str, argv: list[str]) -> tuple[tuple, dict]:
 
     So what is measured is what the script trains, and not a copy of it.
     """
+    if started_by_torchrun():
+        raise InputError("benchmarks run on one process; start this with python, not torchrun")
     module, passed = importlib.import_module(SCRIPTS[script]), []
 
     def instead(*args, **kwargs):

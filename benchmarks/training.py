@@ -83,6 +83,7 @@ class Contender:
         if "on_epoch_start" in more:
             more["on_epoch_start"](0)
         self.autocast, self.deterministic, self.epoch = more["autocast"], deterministic, 0
+        self.tf32 = torch.backends.cudnn.allow_tf32  # as its precision says; another contender may want another
         self.device = self.loader.images.device
         self.x, self.labels = (tensor.clone() for tensor in next(self.loader.batches(0)))
         self.usual = None
@@ -93,6 +94,7 @@ class Contender:
     def _measured(self, run):
         def whole_turn():
             torch.use_deterministic_algorithms(self.deterministic)
+            torch.backends.cudnn.allow_tf32 = self.tf32
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = (
                 self.deterministic,
                 not self.deterministic,

@@ -187,6 +187,11 @@ def crop_resize(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor)
     return resample(images.to(torch.float32), rows, columns).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def upload(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on `device`, without waiting for the copy."""
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+
+
 class PlacedParameters:
     """`Parameters` on the device, in one transfer, with the order in which RandAugment walks the batch."""
 
@@ -201,8 +206,7 @@ class PlacedParameters:
             order_before = order
         gathers.append(np.argsort(order_before))  # back to the batch's own order
         packed = np.concatenate([parameters.crop, parameters.erase, parameters.flip[None], np.stack(gathers)])
-        host = torch.from_numpy(packed.astype(np.int64))
-        placed = (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+        placed = upload(torch.from_numpy(packed.astype(np.int64)), device)
         self.crop, self.erase, self.flip, self.gathers = placed[:4], placed[4:8], placed[8].bool(), placed[9:]
 
     def matrices(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,8 +51,6 @@ def join(device: torch.device) -> None:
     if not started_by_torchrun() or dist.is_initialized():
         return
     try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes of torchrun could not meet: {error}") from None
@@ -181,13 +179,14 @@ def share_buffers(model: nn.Module) -> None:
     """Give every process rank 0's running statistics of batch norm."""
     if world_size() > 1:
         for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+            if buffer.numel():
+                dist.broadcast(buffer, src=0)
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """Batch norm over the batch of all processes: torch's SyncBatchNorm on GPUs, `SyncBatchNorm` on CPUs.
 
-    torch's waits on the host once a layer, for the counts of images that the processes had.
+    torch's waits on the host three times a layer, for the counts of images that the processes had.
     """
     if world_size() == 1:
         return model

@@ -4,6 +4,7 @@ The order of the images and their augmentation are functions of (seed, epoch, st
 no state and can begin anywhere.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -18,6 +19,7 @@ from qcifar.augment import (
     draw_parameters,
     evaluation_matrices,
     normalise,
+    upload,
 )
 from qcifar.seeding import stream
 
@@ -35,7 +37,7 @@ def made_ahead(batches: Iterator[tuple[torch.Tensor, ...]], device: torch.device
     if device.type != "cuda":
         yield from batches
         return
-    side, main = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    side, main = _side_stream(device), torch.cuda.current_stream(device)
     side.wait_stream(main)  # the images themselves may still be on their way
     ready = None
     while True:
@@ -50,6 +52,12 @@ def made_ahead(batches: Iterator[tuple[torch.Tensor, ...]], device: torch.device
         for tensor in upcoming:
             tensor.record_stream(main)
         ready = upcoming
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: torch keeps the memory of each stream apart, and what one has freed no other gets."""
+    return torch.cuda.Stream(device)
 
 
 class TrainLoader:
@@ -97,7 +105,7 @@ class TrainLoader:
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = distributed.my_slice(self.batch_size)
-        order = self.order(epoch)[:, mine].to(self.images.device)
+        order = upload(self.order(epoch)[:, mine].contiguous(), self.images.device)
         for step in range(first_step, len(self)):
             index = order[step]
             drawn = draw_parameters(stream(self.seed, "augment", epoch, step), self.batch_size, self.recipe)

@@ -104,7 +104,7 @@ def place(model: nn.Module, device: torch.device, cfg) -> nn.Module:
     if cfg.sync_batchnorm:
         model = distributed.synchronise_batchnorm(model, device)
     if cfg.compile:
-        model.compile()
+        model.compile(dynamic=False)  # else a run that goes on would use other kernels than one that was not stopped
     return model
 
 

@@ -59,8 +59,14 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
     torch.backends.cudnn.benchmark = False  # it times kernels and picks, differently each run
     chosen = _choose_device(device)
     on_cuda = chosen.type == "cuda"
+    if on_cuda:
+        chosen = torch.device("cuda", chosen.index or 0)
+        torch.cuda.set_device(chosen)  # else GPU 0 is touched, too
+    has_bf16 = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)  # cuDNN does not emulate it
     if precision == "auto":
-        precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported() else "fp32"
+        precision = "bf16" if has_bf16 else "fp32"
+    if precision == "bf16" and on_cuda and not has_bf16:
+        raise InputError(f"PRECISION bf16: {torch.cuda.get_device_name(chosen)} has none; use fp32 or tf32")
     if precision == "tf32" and not on_cuda:
         raise InputError(f"PRECISION tf32 needs a CUDA device, got {chosen}; use fp32 or bf16")
     # TF32 for convolutions only. Matrix products stay fp32: the augmentation interpolates with
