@@ -126,10 +126,8 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
     size = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
     results = torch.zeros_like(angles)
     with tqdm(total=n, unit="img", leave=False, desc=title, disable=distributed.rank() > 0) as bar:
-        for number, (chunk, result) in enumerate(zip(angles.split(size), results.split(size), strict=True)):
-            bar.update(len(chunk))
-            if number % distributed.world_size() != distributed.rank():
-                continue  # another process's
+        chunks = angles.split(size)
+        for number, chunk, result in _dealt_out(range(len(chunks)), chunks, results.split(size)):
             first = number * size
             where = f"the circuit {circuit_name(qnode)} on images {first} to {first + len(chunk) - 1} ({title})"
             try:
@@ -141,6 +139,7 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
             if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
                 raise InputError(f"{where}: expected values from -1 to 1, got {values.abs().max().item()}")
             result.copy_(values)
+            bar.update(min(len(chunk) * distributed.world_size(), n - first))
     return distributed.sum_of(results)
 
 

@@ -200,18 +200,22 @@ class MovingPhases(Phases):
         self.constant("offset", np.repeat([0.0, np.pi / 2, 0.0], len(z))[:, None])
 
     def circle(self, state, angles: Angles, scratch: Scratch):
-        return scratch.once(self, lambda: self._circle(len(state), angles))
-
-    def _circle(self, parts: int, angles: Angles):
-        third = len(self.z) // 3
-        first = third if parts == 1 else 0  # a real state needs no -sin
-        phases = torch.addmm(self.offset[first:], self.z[first:], angles[self.use])
-        circle = phases.sin().view(-1, third, phases.shape[-1])
+        circle = self._whole(state, angles, scratch)
         return circle[-2:], circle[:2]
 
     def circle_back(self, state, angles: Angles, scratch: Scratch):
-        (cos, sin), (minus_sin, _) = self.circle(state, angles, scratch)
-        return torch.stack((cos, minus_sin)), torch.stack((sin, cos))
+        circle = self._whole(state, angles, scratch).flip(0)
+        return circle[1:], circle[:2]
+
+    def _whole(self, state, angles: Angles, scratch: Scratch):
+        return scratch.once(self, lambda: self._made(len(state), angles))
+
+    def _made(self, parts: int, angles: Angles):
+        """(-sin, cos, sin) of the phases, (3, 2^N, B); without the first for a real state."""
+        third = len(self.z) // 3
+        first = third if parts == 1 else 0
+        phases = torch.addmm(self.offset[first:], self.z[first:], angles[self.use])
+        return phases.sin().view(-1, third, phases.shape[-1])
 
     def found(self, by_phase, found: Found) -> None:
         third = len(self.z) // 3
@@ -260,7 +264,7 @@ class Rotate(Step):
         return _applied(matrices[self.place], self._grouped(state, matrices), state.shape)
 
     def _grouped(self, state, matrices):
-        return state.view(len(state) << self.first, len(matrices[0]), -1)
+        return state.reshape(len(state) << self.first, len(matrices[0]), -1)  # a gradient may be an expanded view
 
     def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
         _, matrices, transposed = scratch.by_kind[self.kron]

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from DLfunctions import evaluate
 from qcifar import distributed
@@ -103,13 +102,12 @@ class Run:
 
     def log(self, text: str) -> None:
         """Print `text` above any bar and append it to log.txt, marked where the data is synthetic."""
-        if distributed.rank() > 0:
-            return
-        text = self.mark + text
-        tqdm.write(text)
-        self._append(text)
+        distributed.say(self.mark + text)
+        self._append(self.mark + text)
 
     def _append(self, text: str) -> None:
+        if distributed.rank() > 0:
+            return
         try:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
@@ -122,8 +120,7 @@ class Run:
         try:
             yield
         except (InputError, Interrupted) as reason:
-            if distributed.rank() == 0:
-                self._append(str(reason))
+            self._append(str(reason))
             raise
 
     def show_result(self) -> dict:
