@@ -32,6 +32,7 @@ from qcifar.errors import run_script
 from qcifar.fast import FastCircuit
 from qcifar.models import build_resnet
 from qcifar.recipe import make_optimizer
+from qcifar.seeding import reuse_freed_memory
 
 THREADS = 1  # of torch, and of jax where that is one
 MAX_QUBITS = 12  # widest descriptors
@@ -270,6 +271,7 @@ def markdown(title: str, unit: str, columns: dict[str, dict[str, float]], more_i
 def main(argv=None):
     cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
     torch.set_num_threads(cfg.threads)
+    reuse_freed_memory()  # as in the experiments, for every way to run a circuit
     # glibc maps and unmaps every array anew until it has seen a larger one freed, as it has in any training.
     torch.ones(31 * 2**18)  # 31 MB, freed at once
     widths = [n for n in (4, 6, 8, 10, 12, 14) if n <= cfg.max_qubits]

@@ -5,6 +5,7 @@ what, on which device, in how many processes, or whether the run was resumed.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 
@@ -73,8 +74,23 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
     # them, and in this network only the last layer is one.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = False
+    reuse_freed_memory()
     distributed.join(chosen)
     return chosen, precision
+
+
+def reuse_freed_memory() -> bool:
+    """Let glibc keep up to 2 GiB of freed memory for the next step; whether it could be told so.
+
+    Otherwise it hands the activations of every step back to the kernel, which clears the pages anew for the
+    next one: a seventh to a quarter of a step on a CPU at 32 pixels. (`man 3 mallopt`.)
+    """
+    trim_threshold, mmap_threshold = -1, -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 2**25))
 
 
 def _choose_device(name: str) -> torch.device:

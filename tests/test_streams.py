@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -296,3 +297,26 @@ def test_another_process_with_other_threads_and_hash_seed(make_loader, tmp_path)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "12345"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=tmp_path, timeout=120)
     assert_same_batches(make_loader().batches(1), torch.load(path))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_used_again():
+    """After the first round no page is new to the process."""
+    program = """
+import resource, torch
+from qcifar.seeding import reuse_freed_memory
+
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        [torch.ones(2**20) for _ in range(40)]  # 160 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+new_pages()
+handed_back, _ = new_pages(), reuse_freed_memory()
+new_pages()
+print(handed_back, new_pages())
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    handed_back, kept = map(int, output.split())
+    assert kept < handed_back / 10
