@@ -113,11 +113,24 @@ def _tensorcircuit():
     return jax, tc
 
 
+def _signs(n: int) -> np.ndarray:
+    """Eigenvalues of Z on each wire, (n, 2^n)."""
+    return 1.0 - 2.0 * ((np.arange(2**n) >> np.arange(n)[::-1, None]) & 1)
+
+
+def _jax_readout(n: int):
+    """All <Z> from one state: several times faster in jax than `expectation_ps` for one wire after the other."""
+    import jax.numpy as jnp
+
+    signs = jnp.asarray(_signs(n), dtype="float32")
+    return lambda state: signs @ (jnp.real(state) ** 2 + jnp.imag(state) ** 2)
+
+
 def _tensorcircuit_descriptors(n: int, angles: torch.Tensor):
     """A callable that runs both circuits on all of `angles`, written gate by gate as in the script."""
     if not (modules := _tensorcircuit()):
         return None
-    jax, tc = modules
+    jax, tc, read_z = *modules, _jax_readout(n)
 
     def edge(v):
         c = tc.Circuit(n)
@@ -128,7 +141,7 @@ def _tensorcircuit_descriptors(n: int, angles: torch.Tensor):
         for i in range(n):
             c.rz(i, theta=v[(i + 1) % n] / 2)
             c.ry(i, theta=v[i] / 2)
-        return jax.numpy.stack([jax.numpy.real(c.expectation_ps(z=[i])) for i in range(n)])
+        return read_z(c.state())
 
     def texture(v):
         c = tc.Circuit(n)
@@ -141,7 +154,7 @@ def _tensorcircuit_descriptors(n: int, angles: torch.Tensor):
             c.cnot(0, i)
         for i in range(n):
             c.rx(i, theta=0.7 * v[i])
-        return jax.numpy.stack([jax.numpy.real(c.expectation_ps(z=[i])) for i in range(n)])
+        return read_z(c.state())
 
     both = [jax.jit(jax.vmap(circuit)) for circuit in (edge, texture)]
     values = jax.numpy.asarray(angles.numpy(), dtype="float32")
@@ -154,7 +167,7 @@ def _tensorcircuit_head(n: int, n_layers: int, inputs: torch.Tensor, weights: to
     """A callable for value and both gradients of the head's circuit, summed over the batch."""
     if not (modules := _tensorcircuit()):
         return None
-    jax, tc = modules
+    jax, tc, read_z = *modules, _jax_readout(n)
 
     def circuit(x, w):
         c = tc.Circuit(n)
@@ -168,7 +181,7 @@ def _tensorcircuit_head(n: int, n_layers: int, inputs: torch.Tensor, weights: to
             span = layer % (n - 1) + 1  # PennyLane's default ranges
             for i in range(n):
                 c.cnot(i, (i + span) % n)
-        return jax.numpy.stack([jax.numpy.real(c.expectation_ps(z=[i])) for i in range(n)])
+        return read_z(c.state())
 
     batch = jax.vmap(circuit, in_axes=(0, None))
     step = jax.jit(jax.value_and_grad(lambda x, w: batch(x, w).sum(), argnums=(0, 1)))
@@ -191,7 +204,7 @@ def _pyqtorch_descriptors(n: int, angles: torch.Tensor):
     for i in range(1, n):
         texture += [pyq.CNOT(0, i), pyq.RZ(i, f"product{i}"), pyq.CNOT(0, i)]
     texture += [pyq.CNOT(0, i) for i in range(1, n)] + [pyq.RX(i, f"turn{i}") for i in range(n)]
-    signs = torch.stack([1.0 - 2.0 * ((torch.arange(2**n) >> (n - 1 - i)) & 1) for i in range(n)])
+    signs = torch.from_numpy(_signs(n)).float()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's about complex modules
         circuits = [pyq.QuantumCircuit(n, gates).to(torch.complex64) for gates in (edge, texture)]

@@ -50,7 +50,7 @@ class Layer:
     """Gates of one kind that are applied at once."""
 
     kind: str  # "R", "D" or "P"
-    wires: set[int]
+    wires: set[int] = field(default_factory=set)
     rotations: dict[int, Angle] = field(default_factory=dict)  # R: wire -> angle of RY
     phases: list[tuple[np.ndarray, Angle, frozenset]] = field(default_factory=list)  # D: (z (2^N,), angle, wires)
     sign: np.ndarray | None = None  # D: (2^N,) of +1 and -1
@@ -118,6 +118,8 @@ def _pauli_words(measurement, place) -> list[tuple[float, dict[int, str]]]:
     sentence = getattr(getattr(measurement, "obs", None), "pauli_rep", None)
     if not isinstance(measurement, qml.measurements.ExpectationMP) or sentence is None:
         raise NotCompilable(f"the measurement {measurement}")
+    if any(isinstance(coefficient, torch.Tensor) for coefficient in sentence.values()):
+        raise NotCompilable(f"the measurement {measurement}, with a coefficient that follows from the arguments,")
     return [
         (float(np.real(coefficient)), {place[wire]: letter for wire, letter in word.items()})
         for word, coefficient in sentence.items()
@@ -305,13 +307,16 @@ def schedule(recording: Recording) -> list[Layer]:
 
 
 def gather(layers: list[Layer]) -> list[Layer]:
-    """The same circuit with neighbouring P layers in one, and every D merged with one before a P if there is any."""
+    """The same circuit with neighbouring P layers in one, and every D merged with one before a P if there is any.
+
+    Which wires the new layers act on is not kept.
+    """
     layers, k = list(layers), 1
     while k < len(layers):
         kinds = "".join(layer.kind for layer in layers[max(0, k - 2) : k + 1])
         if kinds.endswith("PP"):
             both = layers[k - 1].source[layers[k].source]
-            layers[k - 1 : k + 1] = [Layer("P", layers[k].wires | layers[k - 1].wires, source=both)]
+            layers[k - 1 : k + 1] = [Layer("P", source=both)]
         elif kinds.endswith("DD"):
             layers[k - 1 : k + 1] = [_merged(layers[k - 1], layers[k])]
         elif kinds == "DPD":
@@ -326,15 +331,11 @@ def gather(layers: list[Layer]) -> list[Layer]:
 def _pulled_through(phases: Layer, permutation: Layer) -> Layer:
     """The D that before `permutation` does what `phases` does after it."""
     target = np.argsort(permutation.source)
-    moved = []
-    for z, angle, wires in phases.phases:
-        same = np.array_equal(z[target], z)
-        moved.append((z[target], angle, wires if same else frozenset()))  # no longer a product of known wires
-    sign = None if phases.sign is None else phases.sign[target]
-    return Layer("D", phases.wires | permutation.wires, phases=moved, sign=sign)
+    moved = [(z[target], angle, frozenset()) for z, angle, _ in phases.phases]  # on other wires now
+    return Layer("D", phases=moved, sign=None if phases.sign is None else phases.sign[target])
 
 
 def _merged(first: Layer, second: Layer) -> Layer:
     signs = [layer.sign for layer in (first, second) if layer.sign is not None]
     sign = np.prod(signs, axis=0) if signs else None
-    return Layer("D", first.wires | second.wires, phases=first.phases + second.phases, sign=sign)
+    return Layer("D", phases=first.phases + second.phases, sign=sign)

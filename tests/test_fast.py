@@ -53,13 +53,14 @@ def random_circuit(seed):
         width = 1 if name in ONE else 2 if name in TWO and name != "MultiRZ" else int(rng.integers(2, min(n, 3) + 1))
         width = 3 if name in ("Toffoli", "CSWAP", "CCZ", "PauliRot") else width
         wires = rng.permutation(n)[:width].tolist()
-        gates.append((name, wires, rng.integers(0, 6, size=3), rng.integers(0, 64, size=(3, 2)), rng.normal(size=3)))
+        gates.append((name, wires, rng.integers(0, 8, size=3), rng.integers(0, 64, size=(3, 2)), rng.normal(size=3)))
     words = ["".join(rng.choice(list("IXYZ"), size=n)) for _ in range(int(rng.integers(1, 4)))]
     words = ["Z" * n] if seed % 3 == 0 else [w if set(w) != {"I"} else "Z" + w[1:] for w in words]
 
     def angle(kind, places, number, x, w):
         a, b = x[..., places[0] % x.shape[-1]], w.reshape(-1)[places[1] % w.numel()]
-        return [a, b, torch.tensor(number, dtype=x.dtype), number * a + 0.3, a * b, torch.sin(b) + x[..., 0] * a][kind]
+        constant, line = torch.tensor(number, dtype=x.dtype), number * a + 0.3
+        return [a, b, constant, line, a * b, torch.sin(b) + x[..., 0] * a, a * a, b * b - a][kind]
 
     def circuit(x, w):
         for name, wires, kinds, places, numbers in gates:
@@ -187,13 +188,13 @@ def test_deepcopy_pickle_and_any_leading_dimensions(layer):
 def test_torch_compile_gives_the_same(layer, backend):
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("no C++ compiler")
-    x = torch.randn(6, 3)
+    x = torch.randn(6, 3, requires_grad=True)
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend=backend)
     found = []
     for run in (layer, compiled):
         values = run(x)
-        found.append([values, *torch.autograd.grad((values * torch.arange(3.0)).sum(), layer.weights)])
+        found.append([values, *torch.autograd.grad((values * torch.arange(3.0)).sum(), [layer.weights, x])])
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
@@ -210,6 +211,42 @@ def test_wrong_shapes_are_refused_by_name():
         fast(torch.zeros(2, 4), torch.zeros(2, 3, 3))
     with pytest.raises(ValueError, match=r"expected weights \(2, 3, 3\), got \(1, 3, 3\)"):
         fast(torch.zeros(2, 3), torch.zeros(1, 3, 3))
+    with pytest.raises(ValueError, match=r"expected weights \(2, 3, 3\), got None"):
+        fast(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"expected weights None, got \(1,\)"):
+        FastCircuit(make_circuits("default", 3, 1)[0], 3)(torch.zeros(2, 3), torch.zeros(1))
+
+
+def test_an_empty_batch_has_gradients():
+    x, w = torch.zeros(0, 3, requires_grad=True), torch.ones(2, 3, 3, requires_grad=True)
+    values = FastCircuit(make_circuit(3), 3, (2, 3, 3))(x, w)
+    values.sum().backward()
+    assert values.shape == x.grad.shape == (0, 3) and torch.equal(w.grad, torch.zeros(2, 3, 3))
+
+
+def test_one_bare_measurement():
+    def circuit(x):
+        qml.RY(x[..., 0], wires=0)
+        return qml.expval(qml.PauliZ(0))
+
+    x = torch.randn(4, 1)
+    assert torch.allclose(make_runner(circuit, "fast", 1)(x), x.cos(), atol=1e-6)
+
+
+def test_angles_that_random_inputs_do_not_have():
+    """NaN where PennyLane has NaN is no difference, NaN elsewhere is one."""
+
+    def circuit(x):
+        qml.RY(torch.log(x[..., 0]), wires=0)
+        qml.RY(x[..., 1], wires=1)
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    fast = FastCircuit(circuit, 2)
+    assert fast(torch.tensor([[-1.0, 0.0], [1.0, 0.0]])).isnan().tolist() == [[True, True], [False, False]]
+    assert compare_with_pennylane(fast, circuit, 2) < 1e-5
+    fast.signs_z[0] = torch.nan
+    with pytest.raises(ArithmeticError, match="by nan"):
+        compare_with_pennylane(fast, circuit, 2)
 
 
 def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
@@ -228,6 +265,13 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
 
     with pytest.raises(NotCompilable, match="the operation ResetError"):
         FastCircuit(channel, 2)
+
+    def trainable_observable(x, w):
+        qml.AngleEmbedding(x, range(2))
+        return [qml.expval(w[0] * qml.PauliZ(0))]
+
+    with pytest.raises(NotCompilable, match="a coefficient that follows from the arguments"):
+        FastCircuit(trainable_observable, 2, (1,))
 
     def by_value(x):
         if x.sum() > 0:
