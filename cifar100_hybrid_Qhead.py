@@ -10,6 +10,7 @@ learns. Alpha is on the screen, in metrics.csv and in result.json. Writes
 runs/cifar100_hybrid_qhead/seed<SEED>/ with the same files as the baseline.
 """
 
+import functools
 import math
 import sys
 
@@ -66,15 +67,16 @@ ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbound
 DIFF_METHOD = "backprop"  # of a PennyLane device: backprop, adjoint, parameter-shift or best
 
 
+def head_circuit(n_qubits, inputs, weights):
+    """Angle encoding, then layers of general rotations and CNOT rings; read out along Z."""
+    qml.AngleEmbedding(inputs, wires=range(n_qubits))  # RX
+    qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
+    return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+
 def make_circuit(n_qubits):
     """The circuit as a function of inputs (B, n_qubits) and weights (n_layers, n_qubits, 3)."""
-
-    def head_circuit(inputs, weights):
-        qml.AngleEmbedding(inputs, wires=range(n_qubits))  # RX
-        qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
-        return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
-
-    return head_circuit
+    return functools.partial(head_circuit, n_qubits)  # by place: a keyword would stay in the signature
 
 
 class HybridNet(nn.Module):

@@ -19,8 +19,10 @@ from qcifar.errors import InputError, describe
 from qcifar.fast import FastCircuit, compare_with_pennylane
 
 
-def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> qml.QNode:
+def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> Callable:
     """`circuit` as a QNode with the torch interface on a PennyLane device of `n_qubits` wires.
+
+    It can be pickled where `circuit` can.
 
     Raises:
         InputError: there is no such device, or it cannot differentiate by `diff_method`.
@@ -33,8 +35,20 @@ def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: 
             f"QUANTUM_DEVICE {device_name} with DIFF_METHOD {diff_method} and {n_qubits} qubits: {error}; "
             f"default.qubit with backprop always works, lightning.qubit with --diff-method adjoint"
         ) from None
-    # PennyLane shifts parameters of one circuit at a time, so this method has the batch taken apart.
-    return qml.transforms.broadcast_expand(qnode) if diff_method == "parameter-shift" else qnode
+    return OneByOne(qnode) if diff_method == "parameter-shift" else qnode
+
+
+class OneByOne:
+    """A QNode that takes the batch apart: PennyLane shifts the parameters of one circuit at a time.
+
+    The transform is applied in each call, since a QNode that holds it cannot be pickled.
+    """
+
+    def __init__(self, qnode: qml.QNode):
+        self.qnode, self.func = qnode, qnode.func
+
+    def __call__(self, *arguments):
+        return qml.transforms.broadcast_expand(self.qnode)(*arguments)
 
 
 def make_runner(
@@ -121,9 +135,8 @@ class QuantumLayer(nn.Module):
         super().__init__()
         self.runner = runner
         self.weights = nn.Parameter(weights)
-        # torch.compile goes through the compiled circuit, but cannot look into PennyLane.
-        self._call = runner if isinstance(runner, nn.Module) else torch.compiler.disable(self._outside_torch)
 
+    @torch.compiler.disable  # torch.compile goes through the compiled circuit, but cannot look into PennyLane
     def _outside_torch(self, inputs, weights):
         return self.runner(inputs, weights)
 
@@ -131,9 +144,10 @@ class QuantumLayer(nn.Module):
         flat = inputs.reshape(-1, inputs.shape[-1])
         if len(flat) == 0:
             return torch.zeros_like(inputs, dtype=torch.float32)
+        run = self.runner if isinstance(self.runner, nn.Module) else self._outside_torch
         with torch.autocast(inputs.device.type, enabled=False):
             try:
-                values = stack_values(self._call(flat.float(), self.weights))  # (B, n)
+                values = stack_values(run(flat.float(), self.weights))  # (B, n)
             except Exception as error:  # never replaced by zeros: a circuit that fails stops the run
                 raise InputError(
                     f"the circuit {circuit_name(self.runner)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import pickle
 
 import pennylane as qml
 import pytest
@@ -13,7 +14,7 @@ from cifar100_hybrid_Qhead import HybridNet, OneCyclePerPhase, make_circuit
 from cifar100_quantum_channels import edge_circuit, make_circuits, texture_circuit
 from cifar100_quantum_channels import published_edge_circuit as published_edge
 from cifar100_quantum_channels import published_texture_circuit as published_texture
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_qnode, make_runner
+from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, circuit_name, make_qnode, make_runner
 from qcifar.errors import InputError
 from qcifar.models import build_resnet
 from qcifar.recipe import make_optimizer
@@ -215,6 +216,32 @@ def test_layer_computes_in_float32_under_autocast():
         values = layer(reduced)
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, torch_layer(4, weights)(reduced.float()).float(), rtol=0, atol=1e-5)
+
+
+HOW = [("fast", "backprop"), ("default.qubit", "backprop"), ("default.qubit", "parameter-shift")]
+
+
+@pytest.mark.parametrize("how", [*HOW, ("lightning.qubit", "adjoint")])
+def test_head_can_be_pickled(how):
+    inputs, weights = random_head(3)
+    model = HybridNet(build_resnet("resnet18", "none", seed=5), head_layer(3, weights, *how), 3, "tanh").eval()
+    model.start_epoch(0, epochs_warmup=0, alpha_start=0.3)
+    again = pickle.loads(pickle.dumps(model))
+    assert circuit_name(again.circuit.runner) == circuit_name(model.circuit.runner) == "head_circuit"
+    assert torch.equal(again(PICTURES), model(PICTURES))
+    pairs = zip(values_and_gradients(again.circuit, inputs), values_and_gradients(model.circuit, inputs), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 1), (4, 2), (6, 3)])
+def test_fingerprint_of_the_head_is_that_of_its_gates(n_qubits, n_layers):
+    def written_otherwise(inputs, weights):
+        qml.AngleEmbedding(inputs, wires=range(n_qubits))
+        qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
+        return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+    shapes = (2, n_qubits), qml.StronglyEntanglingLayers.shape(n_layers, n_qubits)
+    assert circuit_fingerprint(make_circuit(n_qubits), *shapes) == circuit_fingerprint(written_otherwise, *shapes)
 
 
 @pytest.mark.parametrize(("device", "diff_method"), [("no.such.device", "best"), ("lightning.qubit", "backprop")])
