@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from DLfunctions import train_model
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner
+from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner, refuse_other_method
 from qcifar.config import settings_from_constants
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, run_script
@@ -64,7 +64,7 @@ EPOCHS_WARMUP = 5  # length of phase A, of the EPOCHS in all; 0 = phase B from t
 SCHEDULE = "shared"  # shared: one OneCycle; per_phase: as published, a new optimizer and cycle for phase B
 ALPHA_START = 0.1  # alpha at the start of phase B; published: 0.5
 ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbounded as published
-DIFF_METHOD = "backprop"  # of a PennyLane device: backprop, adjoint, parameter-shift or best
+DIFF_METHOD = "backprop"  # fast has no other; a PennyLane device: backprop, adjoint, parameter-shift or best
 
 
 def head_circuit(n_qubits, inputs, weights):
@@ -160,6 +160,7 @@ def main(argv=None):
         raise InputError(
             f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}"
         )
+    refuse_other_method(cfg.quantum_device, cfg.diff_method)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
     circuit = make_circuit(cfg.n_qubits)

@@ -31,9 +31,10 @@ def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: 
         device = qml.device(device_name, wires=n_qubits)
         qnode = qml.QNode(circuit, device, interface="torch", diff_method=diff_method)
     except Exception as error:  # plugins raise what they like
+        method = f"DIFF_METHOD {diff_method} and " if diff_method else ""
+        works = " with backprop always works, lightning.qubit with --diff-method adjoint" if diff_method else " works"
         raise InputError(
-            f"QUANTUM_DEVICE {device_name} with DIFF_METHOD {diff_method} and {n_qubits} qubits: {error}; "
-            f"default.qubit with backprop always works, lightning.qubit with --diff-method adjoint"
+            f"QUANTUM_DEVICE {device_name} with {method}{n_qubits} qubits: {describe(error)}; default.qubit{works}"
         ) from None
     return OneByOne(qnode) if diff_method == "parameter-shift" else qnode
 
@@ -60,16 +61,17 @@ def make_runner(
 ) -> Callable:
     """What evaluates `circuit` on a batch: compiled for "fast", else a QNode on that PennyLane device.
 
-    What cannot be compiled is named on the screen and runs on default.qubit with broadcasting.
+    What cannot be compiled is named on the screen and runs on default.qubit with broadcasting, by backprop.
 
     Args:
         circuit: quantum function of (inputs (B, n_qubits)) or (inputs, weights).
         weight_shape: shape of `weights`, None where there are none.
-        diff_method: PennyLane's; "fast" always differentiates by backpropagation.
+        diff_method: PennyLane's, None where nothing is differentiated; "fast" has backprop only.
 
     Raises:
-        InputError: no such device, or the compiled circuit does not agree with PennyLane.
+        InputError: no such device or method, the circuit fails, or it does not agree with PennyLane when compiled.
     """
+    refuse_other_method(device_name, diff_method)
     if device_name != "fast":
         return make_qnode(circuit, device_name, n_qubits, diff_method)
     try:
@@ -77,13 +79,28 @@ def make_runner(
         compare_with_pennylane(compiled, circuit, n_qubits)
         compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, tolerance=1e-9)
     except NotCompilable as reason:
-        distributed.say(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit")
-        return make_qnode(circuit, "default.qubit", n_qubits, diff_method and "backprop")
+        by = f" by {diff_method}" if diff_method else ""
+        distributed.say(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit{by}")
+        return make_qnode(circuit, "default.qubit", n_qubits, diff_method)
     except ArithmeticError as error:
         raise InputError(
             f"the compiled circuit {circuit_name(circuit)} {error}; use --quantum-device default.qubit, and report it"
         ) from None
+    except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
+        raise InputError(
+            f"the circuit {circuit_name(circuit)} on {n_qubits} qubits failed: {describe(error)}; "
+            f"mend it, or report this if --quantum-device default.qubit runs it"
+        ) from error
     return compiled
+
+
+def refuse_other_method(device_name: str, diff_method: str | None) -> None:
+    """Raise `InputError` for "fast" with another method than backprop, which nothing would use."""
+    if device_name == "fast" and diff_method not in (None, "backprop"):
+        raise InputError(
+            f"DIFF_METHOD (--diff-method): expected backprop with QUANTUM_DEVICE fast, got {diff_method}; "
+            f"for others use --quantum-device default.qubit"
+        )
 
 
 def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
@@ -143,7 +160,7 @@ class QuantumLayer(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         flat = inputs.reshape(-1, inputs.shape[-1])
         if len(flat) == 0:
-            return torch.zeros_like(inputs, dtype=torch.float32)
+            return inputs.float() + self.weights.sum()  # no values, but gradients: zeros
         run = self.runner if isinstance(self.runner, nn.Module) else self._outside_torch
         with torch.autocast(inputs.device.type, enabled=False):
             try:

@@ -166,6 +166,20 @@ def test_circuit_that_raises_is_named():
         layer(torch.zeros(2, 2))
 
 
+@pytest.mark.parametrize("device", ["fast", "default.qubit"])
+def test_wire_that_is_not_there_is_one_line(device):
+    def one_wire_too_far(inputs, weights):
+        qml.AngleEmbedding(inputs, wires=range(2))
+        qml.CNOT([0, 2])
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    with pytest.raises(InputError, match=r"^the circuit one_wire_too_far .*WireError: .*$") as caught:
+        QuantumLayer(make_runner(one_wire_too_far, device, 2, (1, 2, 3), "backprop"), torch.zeros(1, 2, 3))(
+            torch.zeros(2, 2)
+        )
+    assert "\n" not in str(caught.value)
+
+
 def head_layer(n_qubits, weights, device="default.qubit", diff_method="backprop"):
     runner = make_runner(make_circuit(n_qubits), device, n_qubits, tuple(weights.shape), diff_method)
     return QuantumLayer(runner, weights.clone())
@@ -191,7 +205,7 @@ def values_and_gradients(layer, inputs):
 @pytest.mark.parametrize(("n_qubits", "batch"), [(4, 6), (4, 1), (3, 2), (1, 3), (1, 1)])
 def test_layer_equals_torch_layer(n_qubits, batch, method):
     inputs, weights = random_head(n_qubits, batch=batch)
-    how = (method, "adjoint") if method in ("lightning.qubit", "fast") else ("default.qubit", method)
+    how = {"lightning.qubit": (method, "adjoint"), "fast": (method, "backprop")}.get(method, ("default.qubit", method))
     layer = head_layer(n_qubits, weights, *how)
     assert layer(inputs).shape == (batch, n_qubits)
     expected = values_and_gradients(torch_layer(n_qubits, weights), inputs)
@@ -248,6 +262,34 @@ def test_fingerprint_of_the_head_is_that_of_its_gates(n_qubits, n_layers):
 def test_impossible_devices_are_refused(device, diff_method):
     with pytest.raises(InputError, match=f"{device}.*{diff_method}"):
         make_qnode(make_circuit(4), device, 4, diff_method)
+
+
+def test_a_refusal_names_the_method_only_where_there_is_one():
+    with pytest.raises(InputError, match=r"QUANTUM_DEVICE no\.such with 4 qubits: .*; default\.qubit works") as caught:
+        make_runner(texture_circuit, "no.such", 4)
+    said = str(caught.value)
+    assert "DIFF_METHOD" not in said and "None" not in said and "--diff-method" not in said
+    with pytest.raises(InputError, match=r"with DIFF_METHOD adjoint.*--diff-method"):
+        make_runner(make_circuit(4), "no.such", 4, (2, 4, 3), "adjoint")
+
+
+@pytest.mark.parametrize("method", ["adjoint", "parameter-shift", "best"])
+def test_fast_has_no_other_method_than_backprop(method):
+    with pytest.raises(InputError, match=f"expected backprop with QUANTUM_DEVICE fast, got {method}; .*default.qubit"):
+        make_runner(make_circuit(4), "fast", 4, (2, 4, 3), method)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_empty_batch_has_no_values_and_zero_gradients(how):
+    _, weights = random_head(3)
+    layer = head_layer(3, weights, *how)
+    for shape in ((0, 3), (2, 0, 3)):
+        inputs = torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
+        values = layer(inputs)
+        assert values.shape == shape and values.dtype == torch.float32
+        layer.zero_grad()
+        values.sum().backward()
+        assert inputs.grad.shape == shape and torch.equal(layer.weights.grad, torch.zeros_like(weights))
 
 
 def test_check_layer_refuses_what_is_no_expectation_value():

@@ -172,6 +172,11 @@ REFUSED = [
     (HEAD, "--alpha-start 0", "ALPHA_START (--alpha-start): expected a number above 0 and below 1, got 0.0"),
     (HEAD, "--schedule two", "SCHEDULE (--schedule): expected one of shared, per_phase, got 'two'"),
     (HEAD, "--angle-scaling pi", "ANGLE_SCALING (--angle-scaling): expected one of tanh, none, got 'pi'"),
+    (
+        HEAD,
+        "--diff-method adjoint",
+        "DIFF_METHOD (--diff-method): expected backprop with QUANTUM_DEVICE fast, got adjoint",
+    ),
     (HEAD, "--diff-method no", "DIFF_METHOD (--diff-method): expected one of backprop, adjoint, parameter-shift"),
 ]
 

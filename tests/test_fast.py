@@ -283,6 +283,8 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
         FastCircuit(by_value, 2)
     runner = make_runner(by_value, "fast", 2)
     assert isinstance(runner, qml.QNode) and "by_value: angles that cannot be traced" in capsys.readouterr().out
+    make_runner(lambda x, w: by_value(x), "fast", 2, (1, 2, 3), "backprop")
+    assert capsys.readouterr().out.endswith("cannot be compiled; it runs on default.qubit by backprop\n")
 
 
 def test_a_miscompiled_circuit_stops_the_run(monkeypatch):
