@@ -22,7 +22,7 @@ from torch import nn
 from DLfunctions import train_model
 from qcifar.circuits import circuit_fingerprint, make_runner
 from qcifar.config import settings_from_constants
-from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors
+from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
 from qcifar.errors import InputError, run_script
 from qcifar.models import build_resnet
 from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
@@ -156,6 +156,7 @@ def expand_conv1(model, extra_channels, init):
 def main(argv=None):
     cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
     edge, texture = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
+    refuse_small_image(cfg.n_qubits, cfg.quantum_image_size)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
     fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in (edge, texture)]

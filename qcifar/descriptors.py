@@ -39,6 +39,15 @@ def grid_shape(n_qubits: int) -> tuple[int, int]:
     return rows, n_qubits // rows
 
 
+def refuse_small_image(n_qubits: int, image_size: int) -> None:
+    """Raise `InputError` if the grey image has fewer pixels than cells along a side."""
+    if image_size < max(grid_shape(n_qubits)):
+        raise InputError(
+            f"QUANTUM_IMAGE_SIZE (--quantum-image-size): {n_qubits} qubits are {grid_shape(n_qubits)} cells, "
+            f"expected at least {max(grid_shape(n_qubits))} pixels, got {image_size}"
+        )
+
+
 def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.Tensor:
     """Angles for the descriptor circuits, for all images at once.
 
@@ -55,13 +64,9 @@ def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.
         by their standard deviation, times pi/3.
 
     Raises:
-        InputError: the grey image has fewer pixels than cells along a side.
+        InputError: see `refuse_small_image`.
     """
-    if image_size < max(grid_shape(n_qubits)):
-        raise InputError(
-            f"QUANTUM_IMAGE_SIZE (--quantum-image-size): {n_qubits} qubits are {grid_shape(n_qubits)} cells, "
-            f"expected at least {max(grid_shape(n_qubits))} pixels, got {image_size}"
-        )
+    refuse_small_image(n_qubits, image_size)
     cells = torch.zeros(len(images), n_qubits, dtype=torch.float64)
     for chunk, means in _dealt_out(images.cpu().split(IMAGES_PER_CHUNK), cells.split(IMAGES_PER_CHUNK)):
         grey = grey_resized(chunk, image_size)

@@ -162,6 +162,11 @@ REFUSED = [
     (CHANNELS, "--circuits mine", "CIRCUITS (--circuits): expected one of default, published, got 'mine'"),
     (CHANNELS, "--quantum-depth 0", "QUANTUM_DEPTH (--quantum-depth): expected a whole number of at least 1, got 0"),
     (CHANNELS, "--quantum-image-size 1", "QUANTUM_IMAGE_SIZE (--quantum-image-size): expected a whole number from 2"),
+    (
+        CHANNELS,
+        "--n-qubits 5 --quantum-image-size 4",
+        "QUANTUM_IMAGE_SIZE (--quantum-image-size): 5 qubits are (1, 5) ce",
+    ),
     (CHANNELS, "--map-scaling no", "MAP_SCALING (--map-scaling): expected one of fixed, minmax, got 'no'"),
     (CHANNELS, "--extra-channel-init x", "EXTRA_CHANNEL_INIT (--extra-channel-init): expected one of zero, mean"),
     (HEAD, "--n-qubits 21", "N_QUBITS (--n-qubits): expected a whole number from 1 to 20, got 21"),
