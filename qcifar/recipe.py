@@ -1,4 +1,4 @@
-"""The training recipe that all three experiments share: loaders, loss, optimizer, schedule."""
+"""The training recipe that all three experiments share: images, loaders, placement, optimizer, schedule."""
 
 from collections.abc import Callable
 from pathlib import Path
