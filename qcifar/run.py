@@ -263,8 +263,13 @@ def _peak_device_mb(device: torch.device) -> int | None:
 
 
 def recipe_fingerprint(identity: dict) -> str:
-    """Six hex digits of what the three experiments share; runs are comparable if theirs are equal."""
+    """Six hex digits of what the three experiments share; runs are comparable if theirs are equal.
+
+    A schedule that restarts in the middle is another recipe than the one that all three share.
+    """
     shared = {name: value for name, value in identity.items() if name not in OWN}
+    if identity.get("SCHEDULE", "shared") != "shared":
+        shared["SCHEDULE"] = identity["SCHEDULE"]
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
 
 

@@ -272,11 +272,13 @@ def test_no_resume_starts_over(tmp_path):
 @pytest.mark.parametrize(
     "more", [("--schedule", "per_phase"), ("--epochs-warmup", "0"), ("--n-qubits", "3", "--n-layers", "1")]
 )
-def test_variants_of_the_head(more, tmp_path):
+def test_variants_of_the_head(more, calm, tmp_path):
     result, folder = run("head", tmp_path, *more)
     rates = [row["lr"] for row in stored(folder)[2]]
     assert (rates[0] < 1e-6) == ("per_phase" in more)  # the first cycle has ended
     assert result["params_quantum"] == (9 if "--n-qubits" in more else 24)
+    same_recipe = result["recipe"] == calm["baseline"][0]["recipe"] == calm["head"][0]["recipe"]
+    assert same_recipe == ("per_phase" not in more)  # phase B has an optimizer and a cycle of its own
 
 
 def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
