@@ -42,12 +42,27 @@ def _write_whole(path: Path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _flush_folder(path.parent)
     except BaseException as error:
         if path.parent.is_dir():
             partial.unlink(missing_ok=True)
         if not isinstance(error, (OSError, RuntimeError)):  # torch.save says RuntimeError when the disk is full
             raise
         raise InputError(f"cannot write {path}: {error}; is the disk full or read-only?") from None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring a new name to disk, so that a power cut cannot undo it; not every system (Windows) can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: dict) -> None:

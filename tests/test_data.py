@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import pickle
+import stat
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -15,7 +17,7 @@ from torchvision.datasets import CIFAR100, cifar
 
 from qcifar.data import fingerprint, first_after_shuffle, load_dataset, load_split
 from qcifar.errors import InputError
-from qcifar.files import read_checkpoint, read_npz, write_checkpoint, write_csv, write_json, write_npz
+from qcifar.files import read_checkpoint, read_json, read_npz, write_checkpoint, write_csv, write_json, write_npz
 
 
 class Bomb:
@@ -319,6 +321,41 @@ def test_a_write_that_fails_leaves_the_old_file(kind, error, tmp_path, monkeypat
         assert f"cannot write {path}" in str(caught.value) and list(tmp_path.iterdir()) == [path]
     WRITERS[kind](path)  # what an interrupted write left behind is no obstacle
     assert path.read_bytes() != b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_file_then_its_name_are_flushed_to_disk(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, Path.replace
+
+    def flushed(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def renamed(path, target):
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_json(tmp_path / "a.json", {})
+    assert done == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("failing", ["open", "fsync"])
+def test_a_folder_that_cannot_be_flushed_is_no_obstacle(failing, tmp_path, monkeypatch):
+    original, refused = getattr(os, failing), []
+
+    def refuse_folders(what, *mode):
+        if os.path.isdir(what) if failing == "open" else stat.S_ISDIR(os.fstat(what).st_mode):
+            refused.append(what)
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return original(what, *mode)
+
+    monkeypatch.setattr(os, failing, refuse_folders)
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert len(refused) == 1 and read_json(tmp_path / "a.json") == {"a": 1}
+    if failing == "fsync":
+        with pytest.raises(OSError):
+            os.fstat(refused[0])  # closed all the same
 
 
 @pytest.mark.parametrize("kind", WRITERS)
