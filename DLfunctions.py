@@ -86,51 +86,52 @@ def train_model(
     begin_epoch = on_epoch_start or (lambda epoch: None)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     run.begin()
-    now = resumed(run, stateful, train_loader, begin_epoch)
+    with run.why_it_ended():
+        now = resumed(run, stateful, train_loader, begin_epoch, epochs)
 
-    def save():
-        refuse_divergence(now)  # never over a good checkpoint
-        write_checkpoint(run.last_path, checkpoint(stateful, now, run.identity))
+        def save():
+            refuse_divergence(now)  # never over a good checkpoint
+            write_checkpoint(run.last_path, checkpoint(stateful, now, run.identity))
 
-    with stop_on_signals() as stop, run.why_it_ended():
-        while now.epoch < epochs:
-            if now.step == 0:
-                begin_epoch(now.epoch)
-            network = replicate(model)  # anew each epoch, since a phase may change what learns
-            try:
-                train_one_epoch(
-                    network, train_loader, criterion, optimizer, scheduler, now,
-                    title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
-                    stop=stop, save=save, save_every=60 * checkpoint_minutes,
-                )  # fmt: skip
-                share_buffers(model)
-                scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
-            except Interrupted:
-                save()
-                raise
-            row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
-            if on_epoch_end:
-                on_epoch_end(now.epoch, row)
-            now.history.append(row)
-            if SIGN[select_by] * scores[select_by] > now.best_value:
-                now.best_epoch, now.best_value = now.epoch, SIGN[select_by] * scores[select_by]
-                best = {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity}
-                write_checkpoint(run.best_path, best)
-            now = Progress(
-                epoch=now.epoch + 1, history=now.history, best_epoch=now.best_epoch, best_value=now.best_value
-            )
-            write_csv(run.metrics_path, now.history)
-            save()  # after best.pt: what lies on disk is never ahead of its best model
-            run.log(describe(row, epochs))
-            stop.check()
+        with stop_on_signals() as stop:
+            while now.epoch < epochs:
+                if now.step == 0:
+                    begin_epoch(now.epoch)
+                network = replicate(model)  # anew each epoch, since a phase may change what learns
+                try:
+                    train_one_epoch(
+                        network, train_loader, criterion, optimizer, scheduler, now,
+                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
+                        stop=stop, save=save, save_every=60 * checkpoint_minutes,
+                    )  # fmt: skip
+                    share_buffers(model)
+                    scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
+                except Interrupted:
+                    save()
+                    raise
+                row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
+                if on_epoch_end:
+                    on_epoch_end(now.epoch, row)
+                now.history.append(row)
+                if SIGN[select_by] * scores[select_by] > now.best_value:
+                    now.best_epoch, now.best_value = now.epoch, SIGN[select_by] * scores[select_by]
+                    best = {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity}
+                    write_checkpoint(run.best_path, best)
+                now = Progress(
+                    epoch=now.epoch + 1, history=now.history, best_epoch=now.best_epoch, best_value=now.best_value
+                )
+                write_csv(run.metrics_path, now.history)
+                save()  # after best.pt: what lies on disk is never ahead of its best model
+                run.log(describe(row, epochs))
+                stop.check()
 
-    best = load_checkpoint(run.best_path, run.identity, train_loader.images.device, "--no-resume starts over")
-    begin_epoch(best["epoch"])
-    restore({"model": model}, best, run.best_path)
+        best = load_best(run, now, train_loader.images.device)
+        begin_epoch(best["epoch"])
+        restore({"model": model}, best, run.best_path)
     return model, now.history
 
 
-def resumed(run, stateful, loader, begin_epoch):
+def resumed(run, stateful, loader, begin_epoch, epochs):
     """Where the checkpoint of `run` left off, with every state restored; the beginning where there is none."""
     if not from_first(run.last_path.exists()):
         return Progress()
@@ -142,7 +143,10 @@ def resumed(run, stateful, loader, begin_epoch):
         now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
     begin_epoch(now.epoch)
     restore(stateful, saved, run.last_path)
-    run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(loader)}")
+    if now.epoch < epochs:
+        run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(loader)}")
+    else:
+        run.log(f"all {epochs} epochs are trained; going on with the best of them")
     return now
 
 
@@ -291,6 +295,16 @@ def load_checkpoint(path, identity, device, remedy="delete it and run again"):
             f"{path} is of another run: {', '.join(differing)} differ; delete it, or use another --run-dir"
         )
     return saved
+
+
+def load_best(run, now, device):
+    """The checkpoint of the best epoch of `now.history`. Raises `InputError` where best.pt is of another one."""
+    remedy = "--no-resume starts over"
+    best = load_checkpoint(run.best_path, run.identity, device, remedy)
+    if best.get("epoch") != now.best_epoch:
+        found = best["epoch"] + 1 if "epoch" in best else "none"
+        raise InputError(f"{run.best_path}: expected the best epoch, {now.best_epoch + 1}, got epoch {found}; {remedy}")
+    return best
 
 
 def restore(stateful, saved, path):

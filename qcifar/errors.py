@@ -18,10 +18,9 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Type and first line of an error that somebody else's code raised."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def run_script(main) -> None:

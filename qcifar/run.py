@@ -17,7 +17,7 @@ from DLfunctions import evaluate
 from qcifar import distributed
 from qcifar.augment import Augmentation
 from qcifar.config import as_constants, flag
-from qcifar.errors import InputError, Interrupted
+from qcifar.errors import InputError, Interrupted, describe
 from qcifar.files import make_folder, read_json, write_json, write_npz
 from qcifar.models import count_parameters
 
@@ -116,11 +116,24 @@ class Run:
 
     @contextlib.contextmanager
     def why_it_ended(self):
-        """What ends the block early stands in log.txt, too; the screen shows it when the script ends."""
+        """What ends the block early stands in log.txt, too, in one line; the screen shows it when the script ends.
+
+        Raises:
+            InputError: the GPU's memory is full.
+        """
         try:
             yield
-        except (InputError, Interrupted) as reason:
-            self._append(str(reason))
+        except (Exception, KeyboardInterrupt) as error:
+            reason = str(error) if isinstance(error, InputError | Interrupted) else describe(error)
+            # In a circuit, too, whose errors are shown as ours.
+            full = isinstance(error.__cause__ if isinstance(error, InputError) else error, torch.OutOfMemoryError)
+            if full:
+                reason = ". ".join(reason.split(". ")[:2])  # without the advice on torch's allocator
+                reason += "; --accumulate 2 or more takes a step's images in parts, --batch-size takes fewer"
+            with contextlib.suppress(InputError):  # a log that cannot be written must not hide the reason
+                self._append(" ".join(reason.split()))
+            if full:
+                raise InputError(reason) from error
             raise
 
     def show_result(self) -> dict:
@@ -204,8 +217,9 @@ def report(run: Run, cfg, model: nn.Module, loader, index, criterion, autocast, 
     Returns:
         The content of result.json; accuracies are in [0, 1].
     """
-    scores, logits, labels = evaluate(model, loader, criterion, autocast, f"{run.mark}test")
-    write_npz(run.predictions_path, index=index, label=labels, logits=logits, dataset=np.array(run.dataset))
+    with run.why_it_ended():
+        scores, logits, labels = evaluate(model, loader, criterion, autocast, f"{run.mark}test")
+        write_npz(run.predictions_path, index=index, label=labels, logits=logits, dataset=np.array(run.dataset))
     best = _best_row(history, cfg.select_by)
     seconds = sum(row["seconds"] for row in history)
     images = sum(row["images"] for row in history)

@@ -293,6 +293,20 @@ def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
     assert result["seed"] == 7
 
 
+def test_memory_that_is_full_in_the_test_is_one_line_also_in_the_log(calm, tmp_path, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has little.")
+
+    shutil.copytree(calm["baseline"][1].parents[1], tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / calm["baseline"][1].relative_to(calm["baseline"][1].parents[1])
+    (folder / "result.json").unlink()
+    monkeypatch.setattr(qcifar.run, "evaluate", full)
+    with pytest.raises(InputError, match="2.00 GiB; --accumulate 2"):
+        run("baseline", tmp_path)
+    *_, before, last = (folder / "log.txt").read_text().splitlines()
+    assert before.endswith("all 2 epochs are trained; going on with the best of them") and "--accumulate" in last
+
+
 def corrupt(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -15,6 +15,7 @@ import DLfunctions
 from benchmarks.common import HostReads
 from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
 from qcifar.augment import Augmentation
+from qcifar.circuits import QuantumLayer
 from qcifar.descriptors import QuantumMaps
 from qcifar.errors import InputError, Interrupted
 from qcifar.files import read_checkpoint, write_checkpoint
@@ -206,6 +207,79 @@ def test_divergence_is_an_error_not_a_number(loaders, tmp_path):
     assert "the loss of epoch 1 is not finite" in run.log_path.read_text().splitlines()[-1]
     with pytest.raises(InputError, match="30 images have logits that are not finite"):
         evaluate(model, loaders[1], nn.CrossEntropyLoss(), contextlib.nullcontext())
+
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.19 GiB of which 5 are free."
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("kernel failed\nat line 3"), "RuntimeError: kernel failed"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (
+            torch.OutOfMemoryError(FULL),
+            "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB; --accumulate 2",
+        ),
+    ],
+)
+def test_log_says_in_one_line_why_a_run_ended(loaders, tmp_path, monkeypatch, error, line, where):
+    def failing(self, *place):
+        raise error
+        yield
+
+    run = tiny_run(tmp_path)
+    monkeypatch.setattr(type(loaders[where == "validation"]), "batches", failing)
+    full = isinstance(error, torch.OutOfMemoryError)
+    with pytest.raises(InputError if full else type(error)) as caught:
+        train(loaders, run)
+    last = run.log_path.read_text().splitlines()[-1]
+    assert last.startswith(line) and "GPU 0" not in last
+    assert str(caught.value) == last if full else caught.value is error
+
+
+def test_memory_that_is_full_in_a_circuit_names_the_remedy_too(loaders, tmp_path):
+    def forward(x):
+        raise torch.OutOfMemoryError(FULL)
+
+    layer = QuantumLayer(lambda inputs, weights: forward(inputs), torch.zeros(1))
+    run, model = tiny_run(tmp_path), nn.Sequential(nn.Flatten(), nn.Linear(768, 100), layer)
+    with pytest.raises(InputError, match=r"^the circuit <lambda> failed .*20\.00 MiB; --accumulate 2"):
+        train(loaders, run, model)
+
+
+def test_a_log_that_cannot_be_written_hides_nothing(loaders, tmp_path, monkeypatch):
+    run = tiny_run(tmp_path)
+
+    def batches(self, *place):
+        run.log_path.unlink()
+        run.log_path.mkdir()
+        raise ValueError("the reason")
+        yield
+
+    monkeypatch.setattr(type(loaders[0]), "batches", batches)
+    with pytest.raises(ValueError, match="the reason"):
+        train(loaders, run)
+
+
+def test_a_trained_run_says_so_and_its_best_epoch_is_checked(loaders, tmp_path):
+    run = tiny_run(tmp_path)
+    expected = outcome(run, *train(loaders, run))
+    assert_same(expected, outcome(run, *train(loaders, run)))
+    assert (
+        run.log_path.read_text().splitlines()[-1].endswith("all 3 epochs are trained; going on with the best of them")
+    )
+    best = read_checkpoint(run.best_path)
+    other = (best["epoch"] + 1) % EPOCHS
+    write_checkpoint(run.best_path, best | {"epoch": other})
+    message = rf"best\.pt: expected the best epoch, {best['epoch'] + 1}, got epoch {other + 1}; --no-resume starts over"
+    with pytest.raises(InputError, match=message) as caught:
+        train(loaders, run)
+    assert run.log_path.read_text().splitlines()[-1] == str(caught.value)
+    write_checkpoint(run.best_path, {"identity": run.identity, "model": best["model"]})
+    with pytest.raises(InputError, match=r"best\.pt: .*got epoch none"):
+        train(loaders, run)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
