@@ -65,6 +65,15 @@ def from_first(value):
     return box[0]
 
 
+def each(value) -> list:
+    """Every process's `value`, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def say(text: str) -> None:
     """Print `text` once, above any bar."""
     if rank() == 0:

@@ -159,6 +159,8 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
     constants = as_constants(cfg)
     identity = {name: value for name, value in constants.items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}
+    if device.type == "cuda":  # another model rounds differently
+        identity["gpu"] = ", ".join(dict.fromkeys(distributed.each(torch.cuda.get_device_name(device))))
     if distributed.world_size() == 1:
         identity.pop("SYNC_BATCHNORM")  # has no effect there
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}

@@ -84,6 +84,7 @@ def member(folder):
     torch.save(found, folder / f"{rank}.pt")
     assert distributed.from_first(rank) == 0 and distributed.largest(rank, -rank) == [count - 1, 0]
     assert distributed.one_each(torch.tensor(rank)).tolist() == list(range(count))
+    assert distributed.each(f"rank {rank}") == [f"rank {k}" for k in range(count)]
 
 
 @pytest.mark.parametrize("count", [2, 3])

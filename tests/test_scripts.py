@@ -18,8 +18,10 @@ import cifar100_hybrid_Qhead
 import cifar100_quantum_channels
 import DLfunctions
 import qcifar.run
+from qcifar.config import settings_from_constants
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint, write_checkpoint
+from qcifar.recipe import load_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -261,6 +263,27 @@ def test_a_finished_run_says_so_and_other_constants_are_refused(calm, capsys):
     with pytest.raises(InputError, match=r"MAX_LR 0\.0007 -> 0\.1, .*EPOCHS|EPOCHS 2 -> 3, .*MAX_LR 0\.0007 -> 0\.1"):
         run("baseline", folder.parents[1], "--epochs", "3", "--max-lr", "0.1")
     assert (folder / "last.pt").stat().st_mtime_ns == before
+
+
+def test_another_gpu_model_is_another_run_and_a_cpu_has_none(calm, tmp_path, monkeypatch):
+    assert "gpu" not in json.loads((calm["baseline"][1] / "config.json").read_text())["identity"]
+    cfg = settings_from_constants(vars(cifar100_baseline), flags("baseline", tmp_path))
+    parts = load_parts(cfg, torch.device("cpu"))
+
+    def begin(model, more=None):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: model)
+        monkeypatch.setattr(qcifar.run.distributed, "each", lambda name: [name, *(more or [name])])
+        opened = qcifar.run.open_run(cfg, "cifar100_baseline_det", torch.device("cuda"), "bf16", parts)
+        opened.begin()
+        return opened
+
+    first = begin("NVIDIA A100")
+    write_checkpoint(first.last_path, {})
+    assert begin("NVIDIA A100").identity == first.identity and first.identity["gpu"] == "NVIDIA A100"
+    with pytest.raises(InputError, match="gpu NVIDIA A100 -> NVIDIA H100; use another --run-dir"):
+        begin("NVIDIA H100")
+    with pytest.raises(InputError, match="gpu NVIDIA A100 -> NVIDIA A100, NVIDIA H100"):
+        begin("NVIDIA A100", ["NVIDIA A100", "NVIDIA H100"])
 
 
 def test_no_resume_starts_over(tmp_path):
