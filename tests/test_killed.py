@@ -52,7 +52,15 @@ def test_killed_ten_times_and_never_disturbed_are_the_same(name, tmp_path):
     kill_and_compare(name, tmp_path, 1, moments(name, 1))
 
 
-@pytest.mark.parametrize(("name", "chosen"), [("head", (1, 2, 3, 5, 7, 9)), ("channels", (3, 4)), ("baseline", (4, 8))])
+def test_killed_around_the_change_of_phase_with_a_cycle_for_each(tmp_path):
+    """The schedule and Adam's moments begin anew after the last step of phase A: before, at and after it."""
+    plan = [(("step", 4), EVERY_STEP), (("epoch end", 1), []), (("step", 2), EVERY_STEP)]
+    kill_and_compare("head", tmp_path, 1, plan, "--schedule", "per_phase")
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("head", (1, 2, 3, 5, 7, 9)), ("channels", (3, 4)), ("baseline", (4, 6, 8))]
+)
 def test_two_processes_killed_and_never_disturbed_are_the_same(name, chosen, tmp_path):
     kill_and_compare(name, tmp_path, 2, [moments(name, 2)[k] for k in chosen])
 

@@ -304,6 +304,18 @@ def test_variants_of_the_head(more, calm, tmp_path):
     assert same_recipe == ("per_phase" not in more)  # phase B has an optimizer and a cycle of its own
 
 
+def test_head_on_pennylane_learns_what_the_compiled_one_does(tmp_path):
+    """At a small rate: at the default one Adam makes rounding grow."""
+    more = "--epochs 1 --epochs-warmup 0 --max-lr 1e-5 --alpha-start 0.5 --n-qubits 3".split()
+    fast, pennylane = (run("head", tmp_path / d, *more, "--quantum-device", d) for d in ("fast", "default.qubit"))
+    scores = [key for key in fast[0] if key.startswith(("val_", "test_")) or key == "alpha"]
+    one, other = ({key: result[key] for key in scores} for result, _ in (fast, pennylane))
+    assert one == pytest.approx(other, abs=3e-5)  # a gradient of the wrong sign: 1e-4 in the loss
+    (_, _, rows, logits, _), (_, _, expected_rows, expected, _) = (stored(folder) for _, folder in (fast, pennylane))
+    assert rows[0]["train_loss"] == pytest.approx(expected_rows[0]["train_loss"], abs=3e-5)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-4)  # likewise: 2e-3
+
+
 def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
     published = "--circuits published --no-align-maps --map-scaling minmax --extra-channel-init mean".split()
     run("channels", tmp_path, *published)
