@@ -41,14 +41,21 @@ REPEATS = 7  # of each measurement; the median counts
 BATCH = 128  # images in a step of the head
 COMPILE = True  # also the head under torch.compile, which needs a C++ compiler and minutes
 
-OURS = "compiled, float32"  # what every ratio is against
-BROADCAST, LOOP, ADJOINT = (
-    f"{name}, complex128"
-    for name in ("default.qubit, broadcasting", "lightning.qubit, loop", "lightning.qubit, adjoint")
-)
-JAX, PYQTORCH = "tensorcircuit-ng, jax jit+vmap, complex64", "pyqtorch, complex64"
-
 RULES |= {"THREADS": whole(1, 1024), "MAX_QUBITS": whole(4, 14), "REPEATS": whole(1), "BATCH": whole(1)}
+
+
+class Row:
+    """Names of the ways to run a circuit, with their precision; ratios are against `ours`."""
+
+    ours = "compiled, float32"
+    exact = "compiled, float64"
+    inductor = "compiled, float32, under torch.compile"
+    broadcast = "default.qubit, broadcasting, complex128"
+    backprop = "default.qubit, backprop, complex128"
+    loop = "lightning.qubit, loop, complex128"
+    adjoint = "lightning.qubit, adjoint, complex128"
+    jax = "tensorcircuit-ng, jax jit+vmap, complex64"
+    pyqtorch = "pyqtorch, complex64"
 
 
 def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
@@ -61,15 +68,15 @@ def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
     exact = [FastCircuit(circuit, n_qubits).double() for circuit in circuits]
     nodes = [_node(circuit, "default.qubit", n_qubits, "torch") for circuit in circuits]
     loops = [_node(circuit, "lightning.qubit", n_qubits, "numpy") for circuit in circuits]
-    images = {OURS: batch, "compiled, float64": batch, BROADCAST: batch, LOOP: min(8, batch)}
+    images = {Row.ours: batch, Row.exact: batch, Row.broadcast: batch, Row.loop: min(8, batch)}
     with torch.inference_mode():
         runs = {
-            OURS: lambda: [circuit(angles) for circuit in fast],
-            "compiled, float64": lambda: [circuit(angles) for circuit in exact],
-            BROADCAST: lambda: [node(angles) for node in nodes],
-            LOOP: lambda: [node(row) for node in loops for row in few],
+            Row.ours: lambda: [circuit(angles) for circuit in fast],
+            Row.exact: lambda: [circuit(angles) for circuit in exact],
+            Row.broadcast: lambda: [node(angles) for node in nodes],
+            Row.loop: lambda: [node(row) for node in loops for row in few],
         }
-        peers = {JAX: _tensorcircuit_descriptors, PYQTORCH: _pyqtorch_descriptors}
+        peers = {Row.jax: _tensorcircuit_descriptors, Row.pyqtorch: _pyqtorch_descriptors}
         for name, make in peers.items():
             if peer := make(n_qubits, angles):
                 runs[name], images[name] = peer, batch
@@ -94,19 +101,19 @@ def head(n_qubits: int, n_layers: int, batch: int, repeats: int, inductor_too: b
         inputs.grad = weights.grad = None
 
     runs = {
-        OURS: lambda: step(fast),
-        "compiled, float64": lambda: step(exact),
-        "default.qubit, backprop, complex128": lambda: step(broadcast),
+        Row.ours: lambda: step(fast),
+        Row.exact: lambda: step(exact),
+        Row.backprop: lambda: step(broadcast),
     }
     if inductor_too and n_qubits * n_layers <= 48:  # beyond, compiling takes minutes
         torch._dynamo.reset()
         inductor = torch.compile(FastCircuit(circuit, n_qubits, shape))
-        runs[f"{OURS}, under torch.compile"] = lambda: step(inductor)
+        runs[Row.inductor] = lambda: step(inductor)
     if n_qubits * n_layers <= 16:  # seconds a step beyond that
-        runs[ADJOINT] = lambda: step(adjoint)
+        runs[Row.adjoint] = lambda: step(adjoint)
     peer = _tensorcircuit_head(n_qubits, n_layers, inputs, weights)
     if peer:
-        runs[JAX] = peer
+        runs[Row.jax] = peer
     return {name: 1e3 * seconds for name, seconds in in_turns(runs, repeats, span=0.05).items()}
 
 
@@ -293,7 +300,7 @@ def training_step(n_qubits: int, batch: int, repeats: int) -> float:
 
 
 def markdown(title: str, unit: str, columns: dict[str, dict[str, float]], more_is_better: bool) -> str:
-    """A table with one row for each way to run; in brackets how many times faster `OURS` is."""
+    """A table with one row for each way to run; in brackets how many times faster `Row.ours` is."""
     names = list(dict.fromkeys(name for values in columns.values() for name in values))
     lines = [f"| {title}, {unit} | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     for name in names:
@@ -302,9 +309,9 @@ def markdown(title: str, unit: str, columns: dict[str, dict[str, float]], more_i
             if name not in values:
                 cells.append("–")
                 continue
-            ours, theirs = values[OURS], values[name]
+            ours, theirs = values[Row.ours], values[name]
             ratio = ours / theirs if more_is_better else theirs / ours
-            cells.append(f"{theirs:,.4g}" + ("" if name == OURS else f" ({ratio:.3g}×)"))
+            cells.append(f"{theirs:,.4g}" + ("" if name == Row.ours else f" ({ratio:.3g}×)"))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -323,7 +330,7 @@ def main(argv=None):
     text = "\n\n".join(
         [
             f"{conditions(torch.device('cpu'))}, PennyLane {qml.__version__}. "
-            f"In brackets: `{OURS}` is that many times faster. PennyLane's devices compute in double precision only.",
+            f"In brackets: `{Row.ours}` is that many times faster. PennyLane's devices compute in double precision only.",
             markdown("Descriptors, both circuits, depth 1", "images/s", table_1, more_is_better=True),
             markdown(f"Head, forward + backward, batch {cfg.batch}", "ms", table_2, more_is_better=False),
             "Training step of ResNet-34 at 32 pixels, head / baseline, medians of alternating steps: "
