@@ -330,7 +330,8 @@ def main(argv=None):
     text = "\n\n".join(
         [
             f"{conditions(torch.device('cpu'))}, PennyLane {qml.__version__}. "
-            f"In brackets: `{Row.ours}` is that many times faster. PennyLane's devices compute in double precision only.",
+            f"In brackets: `{Row.ours}` is that many times faster. "
+            "PennyLane's devices compute in double precision only.",
             markdown("Descriptors, both circuits, depth 1", "images/s", table_1, more_is_better=True),
             markdown(f"Head, forward + backward, batch {cfg.batch}", "ms", table_2, more_is_better=False),
             "Training step of ResNet-34 at 32 pixels, head / baseline, medians of alternating steps: "
