@@ -83,7 +83,7 @@ def reuse_freed_memory() -> bool:
     """Let glibc keep up to 2 GiB of freed memory for the next step; whether it could be told so.
 
     Otherwise it hands the activations of every step back to the kernel, which clears the pages anew for the
-    next one: a seventh to a quarter of a step on a CPU at 32 pixels. (`man 3 mallopt`.)
+    next one: up to a quarter of a step on a CPU at 32 pixels. (`man 3 mallopt`.)
     """
     trim_threshold, mmap_threshold = -1, -3
     try:
