@@ -5,6 +5,7 @@ PennyLane; any other name is a PennyLane device.
 """
 
 import copy
+import functools
 import hashlib
 from collections.abc import Callable
 
@@ -72,8 +73,12 @@ def make_runner(
         InputError: no such device or method, the circuit fails, or it does not agree with PennyLane when compiled.
     """
     refuse_other_method(device_name, diff_method)
+    by_name = functools.partial(
+        make_qnode, circuit, "default.qubit" if device_name == "fast" else device_name, n_qubits, diff_method
+    )
+    refuse_mixing(by_name(), n_qubits, weight_shape)  # on its own, since a device that has run cannot be pickled
     if device_name != "fast":
-        return make_qnode(circuit, device_name, n_qubits, diff_method)
+        return by_name()
     try:
         compiled = FastCircuit(circuit, n_qubits, weight_shape)
         compare_with_pennylane(compiled, circuit, n_qubits)
@@ -81,7 +86,7 @@ def make_runner(
     except NotCompilable as reason:
         by = f" by {diff_method}" if diff_method else ""
         distributed.say(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit{by}")
-        return make_qnode(circuit, "default.qubit", n_qubits, diff_method)
+        return by_name()
     except ArithmeticError as error:
         raise InputError(
             f"the compiled circuit {circuit_name(circuit)} {error}; use --quantum-device default.qubit, and report it"
@@ -92,6 +97,31 @@ def make_runner(
             f"mend it, or report this if --quantum-device default.qubit runs it"
         ) from error
     return compiled
+
+
+def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> None:
+    """Raise `InputError` for a circuit that draws random numbers, or whose values for an image follow from others.
+
+    Such a circuit gives an image other logits in another batch, so no score of it means anything.
+    """
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(2, n_qubits, generator=generator)
+    inputs = torch.cat((inputs, -0.7 * inputs))  # both signs in every column, for what branches at 0
+    more = [] if weight_shape is None else [torch.rand(weight_shape, generator=generator)]
+    name = circuit_name(runner)
+    with torch.no_grad():
+        try:
+            together, again = (stack_values(runner(inputs, *more)) for _ in range(2))
+            alone = torch.cat([stack_values(runner(row[None], *more)) for row in inputs])
+        except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
+            raise InputError(f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}") from error
+    if not torch.allclose(together, again, atol=1e-5, equal_nan=True):
+        raise InputError(f"the circuit {name} gives other values for the same arguments; draw no random numbers in it")
+    if together.shape == alone.shape and not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
+        raise InputError(
+            f"the circuit {name}: an image's values change with the other images of its batch; inputs are "
+            f"(B, n_qubits), so qubit i takes inputs[..., i], and nothing is averaged or compared over B"
+        )
 
 
 def refuse_other_method(device_name: str, diff_method: str | None) -> None:
@@ -189,8 +219,12 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> Non
     except Exception as error:
         raise InputError(f"the circuit {circuit_name(layer.runner)} has no gradient: {describe(error)}") from error
     layer.zero_grad()
-    if values.shape != (2, n_qubits) or not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
+    name = circuit_name(layer.runner)
+    if values.shape != (2, n_qubits):
         raise InputError(
-            f"the circuit {circuit_name(layer.runner)}: expected values (2, {n_qubits}) from -1 to 1, "
-            f"got {tuple(values.shape)}: {values.tolist()}"
+            f"the circuit {name}: expected a list of N_QUBITS = {n_qubits} expectation values, got {values.shape[-1]}"
+        )
+    if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
+        raise InputError(
+            f"the circuit {name}: expected values from -1 to 1, as of Pauli words, got {values.abs().max().item():.3g}"
         )

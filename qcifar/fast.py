@@ -392,7 +392,7 @@ def _is_multiple_of_pi(angle: Angle | None, offset: float) -> bool:
 # ---- how a tape's parameters follow from the arguments
 
 _STRUCTURAL = {"select", "slice", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "permute", "transpose",
-               "t", "expand", "clone", "_to_copy", "alias", "detach", "stack", "cat", "unbind", "neg"}  # fmt: skip
+               "t", "expand", "clone", "_to_copy", "alias", "stack", "cat", "unbind", "neg"}  # fmt: skip
 
 
 def _classify(graph, n_arguments):

@@ -75,6 +75,9 @@ def _load(model: nn.Module, state: dict, name: str, source: str) -> None:
             f"--weights {source} does not fit {name}: {len(missing)} keys missing, {len(unknown)} unknown, "
             f"for example {(missing or unknown)[0]}"
         )
+    broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
+    if broken:
+        raise InputError(f"--weights {source}: {broken[0]} holds NaN or infinity; take another file")
 
 
 def count_parameters(module: nn.Module) -> int:

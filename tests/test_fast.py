@@ -273,18 +273,30 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
     with pytest.raises(NotCompilable, match="a coefficient that follows from the arguments"):
         FastCircuit(trainable_observable, 2, (1,))
 
-    def by_value(x):
-        if x.sum() > 0:
+    def by_value(x, w):
+        if w.sum() > 0:
             qml.RX(x[..., 0], wires=0)
         qml.RY(x[..., 1], wires=1)
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
     with pytest.raises(NotCompilable, match="cannot be traced"):
-        FastCircuit(by_value, 2)
-    runner = make_runner(by_value, "fast", 2)
+        FastCircuit(by_value, 2, (1,))
+    runner = make_runner(by_value, "fast", 2, (1,))
     assert isinstance(runner, qml.QNode) and "by_value: angles that cannot be traced" in capsys.readouterr().out
-    make_runner(lambda x, w: by_value(x), "fast", 2, (1, 2, 3), "backprop")
+    make_runner(by_value, "fast", 2, (1, 2, 3), "backprop")
     assert capsys.readouterr().out.endswith("cannot be compiled; it runs on default.qubit by backprop\n")
+
+
+def test_weights_that_do_not_learn():
+    """A detached weight has no gradient when compiled either."""
+
+    def circuit(x, w):
+        qml.AngleEmbedding(x, range(2))
+        qml.StronglyEntanglingLayers(w.detach(), range(2))
+        qml.RY(w[0, 0, 0], wires=0)
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    assert isinstance(make_runner(circuit, "fast", 2, (2, 2, 3)), FastCircuit)
 
 
 def test_a_miscompiled_circuit_stops_the_run(monkeypatch):

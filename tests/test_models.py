@@ -132,6 +132,12 @@ BAD_FILES = {
     "text": (lambda path: path.write_text("weights\n"), "damaged"),
     "a folder": (lambda path: path.mkdir(), ""),
     "deeper network": (lambda path: saved(torchvision_state("resnet34"), path), "does not fit resnet18.*unknown"),
+    "NaN": (
+        lambda path: saved(
+            torchvision_state("resnet18") | {"layer1.0.conv1.weight": torch.full((64, 64, 3, 3), torch.nan)}, path
+        ),
+        "layer1.0.conv1.weight holds NaN",
+    ),
     "other blocks": (lambda path: saved(torchvision_state("resnet50"), path), "does not fit resnet18"),
     "one key less": (lacking("layer2.0.conv1.weight"), r"1 keys missing.*layer2\.0\.conv1\.weight"),
     "no classifier bias": (lacking("fc.bias"), r"missing.*fc\.bias"),
