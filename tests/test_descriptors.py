@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from cifar100_quantum_channels import make_circuits
 from qcifar.augment import Augmentation, PlacedParameters, draw_parameters, evaluation_matrices, interpolation_matrix
-from qcifar.circuits import make_runner
+from qcifar.circuits import make_qnode, make_runner
 from qcifar.descriptors import QuantumMaps, cached_descriptors, grey_resized, grid_shape, input_angles, run_circuit
 from qcifar.errors import InputError
 from qcifar.seeding import stream
@@ -129,7 +129,7 @@ def test_failing_circuit_is_named_with_its_images(circuit):
     angles = torch.full((20, 4), 0.3, dtype=torch.float64)
     angles[17, 2] = -0.3
     with pytest.raises(InputError, match=f"{circuit.__name__}.*{REASONS[circuit]}") as caught:
-        run_circuit(qnode_of(circuit), angles, "test")
+        run_circuit(make_qnode(circuit, "default.qubit", 4), angles, "test")
     first, last = map(int, re.search(r"images (\d+) to (\d+)", str(caught.value)).groups())
     assert 0 <= first <= 17 <= last <= 19
 
