@@ -44,8 +44,7 @@ def kill_and_compare(name, tmp_path, processes, plan, *always):
     assert killed >= len(plan) - 1  # at a random second, the run may be over
     assert start("killed") == [0] * processes
     assert_same(*(stored(tmp_path / folder / experiment / "seed42") for folder in ("calm", "killed")))
-    # Not in descriptors/: another run may be writing there, so what a killed one left is not touched.
-    assert not list((tmp_path / "killed" / experiment / "seed42").rglob("*.partial"))
+    assert not list((tmp_path / "killed").rglob("*.partial"))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -60,7 +59,7 @@ def test_killed_around_the_change_of_phase_with_a_cycle_for_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "chosen"), [("head", (1, 2, 3, 5, 7, 9)), ("channels", (2, 3, 4)), ("baseline", (4, 6, 8))]
+    ("name", "chosen"), [("head", (1, 2, 3, 5, 7, 9)), ("channels", (3, 4)), ("baseline", (4, 6, 8))]
 )
 def test_two_processes_killed_and_never_disturbed_are_the_same(name, chosen, tmp_path):
     kill_and_compare(name, tmp_path, 2, [moments(name, 2)[k] for k in chosen])
