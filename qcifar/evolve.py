@@ -7,7 +7,7 @@ gates that are the same for all images are matrix products; B is 1 while nothing
 `evolve` runs the steps as plain differentiable torch, for inference and for `torch.compile`. `Evolve`
 runs the same steps with a backward pass written by hand: every step is orthogonal, so the gradient of a
 state is carried back by the transposed step, and an angle's gradient is the overlap of the gradient with
-the generator applied to the state that was saved there. It keeps two states a layer.
+the generator applied to the state at that place. It keeps one state a step.
 
 Angles come as {use: (rows, 1 or B)}, `scratch` holds what one call computes once.
 """
@@ -20,7 +20,12 @@ Angles = dict[int, torch.Tensor]
 
 
 class Step(nn.Module):
-    """Base of the steps: constants in float32 that become float64 without loss, and are no state."""
+    """Base of the steps: constants in float32 that become float64 without loss, and are no state.
+
+    A step has `ahead(state, angles, scratch)`, which returns what it keeps and the next state, and
+    `back(kept, gradient, angles, scratch, found)`, which returns the gradient by the state before it. Where that
+    state was real or the same for all images, the gradient may have an imaginary part or columns too many.
+    """
 
     def constant(self, name: str, array: np.ndarray) -> None:
         exact = torch.from_numpy(np.ascontiguousarray(array))
@@ -81,10 +86,10 @@ class Kron(Step):
         return matrix, matrix.unbind(0), matrix.mT.unbind(0)
 
     def back(self, scratch: Scratch, found: Found) -> None:
-        matrices = scratch.by_kind[self.kind][0]
-        by_matrix = torch.stack([found.shared[self.kind, place] for place in range(len(matrices))])
-        overlap = torch.bmm(matrices.mT, by_matrix).view(len(matrices), -1)  # (factors, 4^size)
-        found.angles[self.use] = (overlap @ self.generators).view(-1, 1)
+        """From sum over images of gradient @ state^T, (2^size, 2^size) for each matrix."""
+        places = range(len(scratch.by_kind[self.kind][0]))
+        overlaps = torch.stack([found.shared[self.kind, place] for place in places]).flatten(1)  # (factors, 4^size)
+        found.angles[self.use] = (overlaps @ self.generators).view(-1, 1)
 
 
 class Circles(Step):
@@ -105,7 +110,7 @@ class Circles(Step):
         self.constant("sign", sign[:, :, None])
 
     def forward(self, angles: Angles) -> list[list]:
-        """For each layer what `Phases` needs, on the way there and on the way back."""
+        """For each layer what `_phased` needs, on the way there and on the way back."""
         phases = torch.bmm(self.z, angles[self.use].view(len(self.z), -1, 1))
         cos, sin = phases.cos() * self.sign, phases.sin() * self.sign
         ahead = torch.stack((-sin, cos, sin), dim=1)  # (layers, 3, 2^N, 1)
@@ -124,73 +129,93 @@ class Product(Step):
         super().__init__()
         self.use = use
 
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        return _product(_qubits(angles[self.use]))
+    def ahead(self, state, angles: Angles, scratch: Scratch):
+        return None, _product(_qubits(angles[self.use]))
 
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+    def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
         qubits = _qubits(angles[self.use])
-        by_qubit = _product_back(qubits, gradient)[0]  # (N, 2, B)
+        by_qubit = _product_back(qubits, gradient[:1])[0]  # (N, 2, B)
         found.angles[self.use] = qubits[0, :, 0] * by_qubit[:, 1] - qubits[0, :, 1] * by_qubit[:, 0]
         return None
 
 
-class Sign(Step):
-    """+1 or -1 on every basis state."""
+class Still(Step):
+    """Gates that are the same for all images: a sign or phases, then a permutation, then rotations, each if given.
 
-    def __init__(self, sign: np.ndarray):
-        super().__init__()
-        self.constant("sign", sign[:, None])
+    Rotations commute with their generators, and a permutation only moves the eigenvalues of phases: all
+    gradients are overlaps at one place, after the permutation. That state is kept.
 
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        return state * self.sign
-
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        return gradient * self.sign
-
-
-class Phases(Step):
-    """exp(i phase) on every basis state. Subclasses say the phase, and what follows from its gradient.
-
-    A circle is ((cos, sin), (-sin, cos)) of the phases, what the real and what the imaginary part is multiplied with.
+    Args:
+        sign: (2^N,) of +1 and -1, where there are no phases.
+        circle: layer of `Circles` with the phases.
+        source: permutation, new[s] = old[source[s]].
+        rotations: for each matrix the kind of its `Kron`, its place there and the first of its wires.
     """
 
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        return _phased(state, self.circle(state, angles, scratch))
+    ORDER = ("sign", "circle", "source", "rotations")
 
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        (real, imaginary), (by_real, by_imaginary) = after.unbind(0), gradient.unbind(0)
-        by_phase = (by_imaginary * real).addcmul_(by_real, imaginary, value=-1)  # (2^N, B)
-        self.found(by_phase, found)
-        if len(state) == 1:
-            cos, sin = self.circle(state, angles, scratch)[0]
-            return (by_real * cos).addcmul_(by_imaginary, sin)[None]
-        return _phased(gradient, self.circle_back(state, angles, scratch))
+    def __init__(self, sign=None, circle: int | None = None, source=None, rotations: list[tuple[str, int, int]] = ()):
+        super().__init__()
+        self.circle, self.rotations = circle, rotations
+        self.signed, self.permuted = sign is not None, source is not None
+        if self.signed:
+            self.constant("sign", sign[:, None])
+        if self.permuted:
+            self.constant("source", source)
+            self.constant("target", np.argsort(source))
+
+    def ahead(self, state, angles: Angles, scratch: Scratch):
+        if self.signed:
+            state = state * self.sign
+        if self.circle is not None:
+            state = _phased(state, scratch.by_kind[Circles.kind][0][self.circle])
+        if self.permuted:
+            state = _reordered(state, self.source, self.target)
+        after, shape = state, state.shape
+        for kron, place, first in self.rotations:
+            after = _applied(scratch.by_kind[kron][1][place], after, shape[0] << first)
+        return state, after.view(shape)
+
+    def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
+        shape = gradient.shape
+        for kron, place, first in self.rotations:
+            gradient = _applied(scratch.by_kind[kron][2][place], gradient, shape[0] << first)
+        for kron, place, first in self.rotations:
+            groups = (shape[0] << first, len(scratch.by_kind[kron][1][place]), -1)
+            found.shared[kron, place] = torch.bmm(gradient.view(groups), kept.view(groups).mT).sum(0)
+        gradient = gradient.view(shape) if self.rotations else gradient
+        if self.circle is not None:
+            by_phase = _by_phase(kept, gradient).sum(-1, keepdim=True)
+            if self.permuted:
+                by_phase = by_phase.index_select(0, self.target)
+            found.shared[Circles.kind, self.circle] = by_phase
+        if self.permuted:
+            gradient = gradient.index_select(1, self.target)
+        if self.circle is not None:
+            gradient = _phased(gradient, scratch.by_kind[Circles.kind][1][self.circle])
+        return gradient * self.sign if self.signed else gradient
 
 
 def _phased(state, circle):
+    """exp(i phase) on every basis state, of a circle ((cos, sin), (-sin, cos)): the real part is multiplied with the
+    first pair, the imaginary part, if there is one, with the second."""
     real, *imaginary = state.unbind(0)
     turned = real * circle[0]
     return turned.addcmul_(imaginary[0], circle[1]) if imaginary else turned
 
 
-class StillPhases(Phases):
-    """Phases that are the same for all images: one layer of `Circles`."""
-
-    def __init__(self, place: int):
-        super().__init__()
-        self.place = place
-
-    def circle(self, state, angles: Angles, scratch: Scratch):
-        return scratch.by_kind[Circles.kind][0][self.place]
-
-    def circle_back(self, state, angles: Angles, scratch: Scratch):
-        return scratch.by_kind[Circles.kind][1][self.place]
-
-    def found(self, by_phase, found: Found) -> None:
-        found.shared[Circles.kind, self.place] = by_phase.sum(-1, keepdim=True)
+def _by_phase(state, gradient):
+    """d loss / d phase of every basis state and image, before or after the phases."""
+    by_phase = gradient[1] * state[0]
+    return by_phase.addcmul_(gradient[0], state[1], value=-1) if len(state) == 2 else by_phase
 
 
-class MovingPhases(Phases):
+def _applied(matrix, state, groups: int):
+    """A matrix on each of `groups` parts of a state, which comes back in another shape."""
+    return torch.bmm(matrix.expand(groups, -1, -1), state.reshape(groups, len(matrix), -1))
+
+
+class MovingPhases(Step):
     """Phases of every image, z @ angles, with cos x as sin(x + pi/2): one matrix product and one sine."""
 
     def __init__(self, use: int, z: np.ndarray):
@@ -199,44 +224,27 @@ class MovingPhases(Phases):
         self.constant("z", np.concatenate((-z, z, z)))  # (3 * 2^N, rows), for -sin, cos, sin
         self.constant("offset", np.repeat([0.0, np.pi / 2, 0.0], len(z))[:, None])
 
-    def circle(self, state, angles: Angles, scratch: Scratch):
-        circle = self._whole(state, angles, scratch)
-        return circle[-2:], circle[:2]
-
-    def circle_back(self, state, angles: Angles, scratch: Scratch):
-        circle = self._whole(state, angles, scratch).flip(0)
-        return circle[1:], circle[:2]
-
-    def _whole(self, state, angles: Angles, scratch: Scratch):
-        return scratch.once(self, lambda: self._made(len(state), angles))
-
-    def _made(self, parts: int, angles: Angles):
-        """(-sin, cos, sin) of the phases, (3, 2^N, B); without the first for a real state."""
+    def ahead(self, state, angles: Angles, scratch: Scratch):
         third = len(self.z) // 3
-        first = third if parts == 1 else 0
+        first = third if len(state) == 1 and not scratch.keep else 0  # -sin is for imaginary parts and the way back
+        circle = scratch.once(self, lambda: self._circle(first, angles))
+        return state, _phased(state, (circle[-2:], circle[:-1]))
+
+    def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
+        circle = scratch.once(self, lambda: self._circle(0, angles)).flip(0)
+        gradient = _phased(gradient, (circle[1:], circle[:-1]))
+        third = len(self.z) // 3
+        found.angles[self.use] = self.z[third : 2 * third].mT @ _by_phase(kept, gradient)
+        return gradient
+
+    def _circle(self, first: int, angles: Angles):
+        """(-sin, cos, sin) of the phases, (3, 2^N, B), from row `first` on."""
         phases = torch.addmm(self.offset[first:], self.z[first:], angles[self.use])
-        return phases.sin().view(-1, third, phases.shape[-1])
-
-    def found(self, by_phase, found: Found) -> None:
-        third = len(self.z) // 3
-        found.angles[self.use] = self.z[third : 2 * third].mT @ by_phase
+        return phases.sin().view(-1, len(self.z) // 3, phases.shape[-1])
 
 
-class Permute(Step):
-    """Basis states in another order: new[s] = old[source[s]]."""
-
-    def __init__(self, source: np.ndarray):
-        super().__init__()
-        self.constant("source", source)
-        self.constant("target", np.argsort(source))
-
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        if torch.is_grad_enabled():
-            return _Reorder.apply(state, self.source, self.target)
-        return state.index_select(1, self.source)
-
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        return gradient.index_select(1, self.target)
+def _reordered(state, source, target):
+    return _Reorder.apply(state, source, target) if torch.is_grad_enabled() else state.index_select(1, source)
 
 
 class _Reorder(torch.autograd.Function):
@@ -252,32 +260,6 @@ class _Reorder(torch.autograd.Function):
         return gradient.index_select(1, ctx.saved_tensors[0]), None, None
 
 
-class Rotate(Step):
-    """One of the real matrices of a `Kron` on the wires from `first` on."""
-
-    def __init__(self, kron: str, place: int, first: int):
-        super().__init__()
-        self.kron, self.place, self.first = kron, place, first
-
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        _, matrices, _ = scratch.by_kind[self.kron]
-        return _applied(matrices[self.place], self._grouped(state, matrices), state.shape)
-
-    def _grouped(self, state, matrices):
-        return state.reshape(len(state) << self.first, len(matrices[0]), -1)  # a gradient may be an expanded view
-
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        _, matrices, transposed = scratch.by_kind[self.kron]
-        by_after = self._grouped(gradient, matrices)
-        found.shared[self.kron, self.place] = torch.bmm(by_after, self._grouped(state, matrices).mT).sum(0)
-        return _applied(transposed[self.place], by_after, gradient.shape)
-
-
-def _applied(matrix, grouped, shape):
-    """A matrix on every group, (groups, size, columns)."""
-    return torch.bmm(matrix.expand(len(grouped), -1, -1), grouped).view(shape)
-
-
 class Turn(Step):
     """RY(2 half) on one wire with an angle for every image."""
 
@@ -288,19 +270,20 @@ class Turn(Step):
     def _halves(self, state):
         return state.unflatten(1, (2**self.wire, 2, -1)).unbind(2)  # each (parts, 2^wire, rest, B)
 
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
+    def ahead(self, state, angles: Angles, scratch: Scratch):
         half = angles[self.use][0]
-        return self._turned(state, half.cos(), half.sin())
+        return state, self._turned(state, half.cos(), half.sin())
 
     def _turned(self, state, cos, sin):
         zero, one = self._halves(state)
         return torch.stack((cos * zero - sin * one, sin * zero + cos * one), dim=2).flatten(1, 3)
 
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
+    def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
         half = angles[self.use][0]
-        (zero, one), (by_zero, by_one) = self._halves(after), self._halves(gradient)
+        gradient = self._turned(gradient, half.cos(), -half.sin())
+        (zero, one), (by_zero, by_one) = self._halves(kept), self._halves(gradient)
         found.angles[self.use] = (by_one * zero - by_zero * one).sum((0, 1, 2))[None]
-        return self._turned(gradient, half.cos(), -half.sin())
+        return gradient
 
 
 class Fused(Step):
@@ -311,19 +294,19 @@ class Fused(Step):
         self.steps = nn.ModuleList(steps)
         self.constant("eye", np.eye(2**n)[None])
 
-    def forward(self, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
-        _, matrix = scratch.once(self, lambda: self._built(len(state), angles, scratch))
-        return (matrix @ state.flatten(0, 1)).view(-1, *state.shape[1:])
+    def ahead(self, state, angles: Angles, scratch: Scratch):
+        *_, matrix = scratch.once(self, lambda: self._built(len(state), angles, scratch))
+        return state, (matrix @ state.flatten(0, 1)).view(-1, *state.shape[1:])
 
     def _built(self, parts: int, angles: Angles, scratch: Scratch):
-        trail = trail_of(self.steps, self.eye, angles, scratch)
-        return trail, _as_matrix(trail[-1], parts)
+        trail, unitary = walk(self.steps, self.eye, angles, scratch)
+        return trail, unitary, _as_matrix(unitary, parts)
 
-    def back(self, state, after, gradient, angles: Angles, scratch: Scratch, found: Found):
-        trail, matrix = scratch.once(self, lambda: self._built(len(state), angles, scratch))
-        by_matrix = gradient.flatten(0, 1) @ state.flatten(0, 1).mT
-        walk_back(self.steps, trail, _as_parts(by_matrix, trail[-1]), angles, scratch, found)
-        return (matrix.mT @ gradient.flatten(0, 1)).view(state.shape)
+    def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
+        trail, unitary, matrix = scratch.once(self, lambda: self._built(len(kept), angles, scratch))
+        by_matrix = gradient.flatten(0, 1) @ kept.flatten(0, 1).mT
+        walk_back(self.steps, trail, _as_parts(by_matrix, unitary), angles, scratch, found)
+        return (matrix.mT @ gradient.flatten(0, 1)).view(kept.shape[:2] + gradient.shape[2:])
 
 
 def _as_matrix(unitary, parts: int):
@@ -350,24 +333,28 @@ def _as_parts(by_matrix, unitary):
 def evolve(steps, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
     """Final state (parts, 2^N, B or 1), differentiable by autograd."""
     for step in steps:
-        state = step.forward(state, angles, scratch)
+        _, state = step.ahead(state, angles, scratch)
     return state
 
 
-def trail_of(steps, state, angles: Angles, scratch: Scratch) -> list:
-    """All states on the way, the first and the last included."""
-    trail = [state]
+def walk(steps, state, angles: Angles, scratch: Scratch) -> tuple[list, torch.Tensor]:
+    """What every step keeps, with the shape of the state before it, and the final state."""
+    trail = []
     for step in steps:
-        trail.append(step.forward(trail[-1], angles, scratch))
-    return trail
+        shape = None if state is None else state.shape
+        kept, state = step.ahead(state, angles, scratch)
+        trail.append((kept, shape))
+    return trail, state
 
 
 def walk_back(steps, trail, gradient, angles: Angles, scratch: Scratch, found: Found) -> None:
     """Carry the gradient of the last state back to the first, filling `found`."""
-    for step, state, after in zip(reversed(steps), trail[-2::-1], trail[:0:-1], strict=True):
-        gradient = step.back(state, after, gradient, angles, scratch, found)
-        if state is not None and gradient.shape[-1] != state.shape[-1]:
-            gradient = gradient.sum(-1, keepdim=True)  # one column for all images until here
+    for step, (kept, shape) in zip(reversed(steps), reversed(trail), strict=True):
+        gradient = step.back(kept, gradient, angles, scratch, found)
+        if shape is not None and gradient.shape != shape:
+            gradient = gradient[: shape[0]]  # the state was real here
+            if gradient.shape[-1] != shape[-1]:
+                gradient = gradient.sum(-1, keepdim=True)  # and one column for all images
 
 
 class Evolve(torch.autograd.Function):
@@ -381,17 +368,20 @@ class Evolve(torch.autograd.Function):
     def forward(ctx, circuit, still, moving):
         angles = circuit.split_angles(still, moving)
         scratch = Scratch(circuit.shared, angles, keep=True)
-        trail = trail_of(circuit.steps, None, angles, scratch)
-        ctx.circuit, ctx.scratch, ctx.trail = circuit, scratch, trail[:-1]
-        ctx.save_for_backward(still, moving, trail[-1])
-        return trail[-1]
+        trail, state = walk(circuit.steps, None, angles, scratch)
+        # An output on ctx would be a cycle that only the garbage collector frees.
+        ctx.trail = [(None if kept is state else kept, shape) for kept, shape in trail]
+        ctx.circuit, ctx.scratch = circuit, scratch
+        ctx.save_for_backward(still, moving, state)
+        return state
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        circuit, (still, moving, last) = ctx.circuit, ctx.saved_tensors
+        circuit, (still, moving, state) = ctx.circuit, ctx.saved_tensors
         angles, found = circuit.split_angles(still, moving), Found()
-        walk_back(circuit.steps, [*ctx.trail, last], gradient, angles, ctx.scratch, found)
+        trail = [(state if kept is None else kept, shape) for kept, shape in ctx.trail]
+        walk_back(circuit.steps, trail, gradient, angles, ctx.scratch, found)
         for part in circuit.shared:
             part.back(ctx.scratch, found)
         return None, *circuit.join_gradients(found.angles, still, moving)

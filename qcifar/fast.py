@@ -24,13 +24,10 @@ from qcifar.evolve import (
     Fused,
     Kron,
     MovingPhases,
-    Permute,
     Product,
-    Rotate,
     Scratch,
-    Sign,
     Step,
-    StillPhases,
+    Still,
     Turn,
     evolve,
 )
@@ -148,14 +145,14 @@ class FastCircuit(Step):
         steps: list[Step] = [Product(self._use(*(angle * 0.5 for angle in rotations)))]
         factors: dict[int, list[Angle | None]] = {}  # qubits of a Kronecker factor -> half angles of all of them
         circles: list[tuple[list, np.ndarray | None]] = []  # still phases: [(z, angle)] and sign of each layer
-        still: list[Step] = []
+        still: list[dict] = []  # gates that are the same for all images, as arguments of `Still`
         for layer in self.layers:
-            for step in self._steps(layer, factors, circles):
-                if isinstance(step, Turn | MovingPhases):
-                    steps += [*self._fused(still), step]
+            for part in self._parts(layer, factors, circles):
+                if isinstance(part, Step):
+                    steps += [*self._fused(still), part]
                     still = []
                 else:
-                    still.append(step)
+                    _join(still, *part)
         self.steps = nn.ModuleList(steps + self._fused(still))
         self.shared = nn.ModuleList(Kron(size, self._use(*halves)) for size, halves in factors.items())
         if circles:
@@ -174,41 +171,46 @@ class FastCircuit(Step):
         self._place_rows()
         del self.layers, self.signs
 
-    def _steps(self, layer: Layer, factors: dict[int, list], circles: list[tuple]) -> list[Step]:
-        """Steps of a layer; its still rotations join `factors`, its still phases `circles`."""
+    def _parts(self, layer: Layer, factors: dict[int, list], circles: list[tuple]) -> list:
+        """A layer as steps with angles of each image, and (name, value) of arguments of `Still`.
+
+        Its still rotations join `factors`, its still phases `circles`.
+        """
         if layer.kind == "P":
-            return [Permute(layer.source)]
+            return [("source", layer.source)]
         return self._rotations(layer, factors) if layer.kind == "R" else self._phases(layer, circles)
 
-    def _fused(self, still: list[Step]) -> list[Step]:
-        return [Fused(still, self.n)] if len(still) > 1 and self.n <= FUSE_QUBITS else still
+    def _fused(self, still: list[dict]) -> list[Step]:
+        steps = [Still(**parts) for parts in still]
+        return [Fused(steps, self.n)] if sum(map(len, still)) > 1 and self.n <= FUSE_QUBITS else steps
 
-    def _rotations(self, layer: Layer, factors: dict[int, list]) -> list[Step]:
+    def _rotations(self, layer: Layer, factors: dict[int, list]) -> list:
         halves = {wire: angle * 0.5 for wire, angle in sorted(layer.rotations.items())}
         moving = {wire: half for wire, half in halves.items() if self._depends_on_batch(half)}
-        steps, size = [], -(-self.n // -(-self.n // KRON_QUBITS))
+        still, size = [], -(-self.n // -(-self.n // KRON_QUBITS))
         for first in range(0, self.n, size):
             wires = range(first, min(first + size, self.n))
             if halves.keys() & set(wires) - moving.keys():
                 known = factors.setdefault(len(wires), [])
-                steps.append(Rotate(f"kron {len(wires)}", len(known) // len(wires), first))
+                still.append((f"kron {len(wires)}", len(known) // len(wires), first))
                 known += [None if wire in moving else halves.get(wire) for wire in wires]
-        return steps + [Turn(wire, self._use(half)) for wire, half in moving.items()]
+        turns = [Turn(wire, self._use(half)) for wire, half in moving.items()]
+        return [("rotations", still), *turns] if still else turns
 
-    def _phases(self, layer: Layer, circles: list[tuple]) -> list[Step]:
+    def _phases(self, layer: Layer, circles: list[tuple]) -> list:
         still, moving = [], []
         for z, angle, _ in layer.phases:
             (moving if self._depends_on_batch(angle) else still).append((z, angle * -0.5))
-        steps: list[Step] = []
-        if still:
-            steps.append(StillPhases(len(circles)))
-            circles.append((still, layer.sign))
-        elif layer.sign is not None:
-            steps.append(Sign(layer.sign))
+        parts: list = []
         if moving:
             z = np.stack([z for z, _ in moving], axis=1)
-            steps.append(MovingPhases(self._use(*(angle for _, angle in moving)), z))
-        return steps
+            parts.append(MovingPhases(self._use(*(angle for _, angle in moving)), z))
+        if still:
+            parts.append(("circle", len(circles)))
+            circles.append((still, layer.sign))
+        elif layer.sign is not None:
+            parts.append(("sign", layer.sign))
+        return parts
 
     def _circles(self, circles: list[tuple]) -> Circles:
         """All still phases in one, each layer padded to the same number of angles."""
@@ -357,6 +359,14 @@ class FastCircuit(Step):
                 product = torch.zeros_like(state[0])
             values[k] = values[k] + (getattr(self, f"word_{place}") @ product)[0]
         return torch.stack(values)
+
+
+def _join(still: list[dict], name: str, value) -> None:
+    """Add a part to the last of these `Still`, or to a new one where it would come too late there."""
+    place = Still.ORDER.index(name)
+    if not still or any(Still.ORDER.index(other) >= place for other in still[-1]):
+        still.append({})
+    still[-1][name] = value
 
 
 class _ReadZ(torch.autograd.Function):
