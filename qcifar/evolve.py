@@ -71,9 +71,7 @@ class Kron(Step):
     def __init__(self, size: int, use: int):
         super().__init__()
         self.kind, self.size, self.use = f"kron {size}", size, use
-        turn = np.array([[0.0, -1.0], [1.0, 0.0]])  # d RY(2 half) / d half = RY(2 half) turn
-        generators = [np.kron(np.kron(np.eye(2**k), turn), np.eye(2 ** (size - 1 - k))) for k in range(size)]
-        self.constant("generators", np.stack(generators).reshape(size, -1).T)  # (4^size, size)
+        self.constant("generators", _generators(size).reshape(size, -1).T)  # (4^size, size)
 
     def forward(self, angles: Angles) -> tuple[torch.Tensor, tuple, tuple]:
         """Angles (factors * size, 1) -> matrices (factors, 2^size, 2^size), one by one, and one by one transposed."""
@@ -123,20 +121,46 @@ class Circles(Step):
 
 
 class Product(Step):
-    """|0...0> turned by RY(2 half) on every wire: a product of qubits (cos half, sin half)."""
+    """|0...0> turned by RY(2 half) on all n wires: the product of qubits (cos half, sin half)."""
 
-    def __init__(self, use: int):
+    def __init__(self, use: int, n: int):
         super().__init__()
-        self.use = use
+        self.use, self.sizes = use, (n - n // 2, n // 2)
+        for name, size in zip(("left_generators", "right_generators"), self.sizes, strict=True):
+            self.constant(name, _generators(size))
 
     def ahead(self, state, angles: Angles, scratch: Scratch):
-        return None, _product(_qubits(angles[self.use]))
+        left, right = scratch.once(self, lambda: self._halves(angles[self.use]))
+        return None, (left[:, None] * right).flatten(0, 1)[None]
+
+    def _halves(self, halves):
+        """(n, B) -> the states (2^size, B) of the first and the last wires."""
+        qubits = torch.stack((halves.cos(), halves.sin()), dim=1)
+        if self.sizes[0] == self.sizes[1]:
+            return _product(qubits.unflatten(0, (2, -1))).unbind(0)
+        left, right = qubits.split(self.sizes)
+        return _product(left[None])[0], _product(right[None])[0] if len(right) else torch.ones_like(halves[:1])
 
     def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
-        qubits = _qubits(angles[self.use])
-        by_qubit = _product_back(qubits, gradient[:1])[0]  # (N, 2, B)
-        found.angles[self.use] = qubits[0, :, 0] * by_qubit[:, 1] - qubits[0, :, 1] * by_qubit[:, 0]
+        left, right = scratch.once(self, lambda: self._halves(angles[self.use]))
+        grid = gradient[0].view(len(left), len(right), gradient.shape[-1])
+        by_left = _by_angles(self.left_generators, left, (grid * right).sum(1))
+        by_right = _by_angles(self.right_generators, right, (grid * left[:, None]).sum(0))
+        found.angles[self.use] = torch.cat((by_left, by_right))
         return None
+
+
+def _generators(size: int) -> np.ndarray:
+    """d RY(2 half) / d half at half = 0 on each of `size` wires, (size, 2^size, 2^size)."""
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])
+    each = [np.kron(np.kron(np.eye(2**k), turn), np.eye(2 ** (size - 1 - k))) for k in range(size)]
+    return np.array(each).reshape(size, 2**size, 2**size)
+
+
+def _by_angles(generators, state, gradient):
+    """(size, B): overlap of the gradient with every generator applied to a state (2^size, B)."""
+    size, rows, _ = generators.shape
+    return ((generators.flatten(0, 1) @ state).view(size, rows, state.shape[-1]) * gradient).sum(1)
 
 
 class Still(Step):
@@ -387,11 +411,6 @@ class Evolve(torch.autograd.Function):
         return None, *circuit.join_gradients(found.angles, still, moving)
 
 
-def _qubits(halves):
-    """(N, B) -> (1, N, 2, B): the real qubits RY(2 half)|0>."""
-    return torch.stack((halves.cos(), halves.sin()), dim=1)[None]
-
-
 def _product(qubits):
     """Kronecker products over the second axis: (F, n, 2, B) -> (F, 2^n, B), in log2 n rounds where n is even."""
     factors, n, _, batch = qubits.shape
@@ -402,22 +421,3 @@ def _product(qubits):
     else:
         rest, last = _product(qubits.reshape(2 * factors, n // 2, 2, batch)).unflatten(0, (factors, 2)).unbind(1)
     return (rest[:, :, None] * last[:, None]).flatten(1, 2)
-
-
-def _product_back(qubits, gradient):
-    """Gradient (F, 2^n, B) of `_product(qubits)` -> gradient of the qubits (F, n, 2, B)."""
-    factors, n, _, batch = qubits.shape
-    if n == 1:
-        return gradient[:, None]
-    if n % 2:
-        rest, last = _product(qubits[:, :-1]), qubits[:, -1]
-        by_rest, by_last = _pair_back(rest, last, gradient)
-        return torch.cat((_product_back(qubits[:, :-1], by_rest), by_last[:, None]), dim=1)
-    halves = qubits.reshape(2 * factors, n // 2, 2, batch)
-    by_half = _pair_back(*_product(halves).unflatten(0, (factors, 2)).unbind(1), gradient)
-    return _product_back(halves, torch.stack(by_half, dim=1).flatten(0, 1)).reshape(qubits.shape)
-
-
-def _pair_back(left, right, gradient):
-    grid = gradient.unflatten(1, (left.shape[1], right.shape[1]))
-    return (grid * right[:, None]).sum(2), (grid * left[:, :, None]).sum(1)

@@ -142,7 +142,7 @@ class FastCircuit(Step):
         """Turn the layers into steps of `qcifar.evolve` and give every angle a row."""
         first = self.layers.pop(0) if self.layers and self.layers[0].kind == "R" else Layer("R", set())
         rotations = [first.rotations.get(wire, Angle()) for wire in range(self.n)]
-        steps: list[Step] = [Product(self._use(*(angle * 0.5 for angle in rotations)))]
+        steps: list[Step] = [Product(self._use(*(angle * 0.5 for angle in rotations)), self.n)]
         factors: dict[int, list[Angle | None]] = {}  # qubits of a Kronecker factor -> half angles of all of them
         circles: list[tuple[list, np.ndarray | None]] = []  # still phases: [(z, angle)] and sign of each layer
         still: list[dict] = []  # gates that are the same for all images, as arguments of `Still`
