@@ -307,7 +307,7 @@ def schedule(recording: Recording) -> list[Layer]:
 
 
 def gather(layers: list[Layer]) -> list[Layer]:
-    """The same circuit with neighbouring P layers in one, and every D merged with one before a P if there is any.
+    """The same circuit with neighbouring P layers in one, and every D merged with one after a P if there is any.
 
     Which wires the new layers act on is not kept.
     """
@@ -320,7 +320,7 @@ def gather(layers: list[Layer]) -> list[Layer]:
         elif kinds.endswith("DD"):
             layers[k - 1 : k + 1] = [_merged(layers[k - 1], layers[k])]
         elif kinds == "DPD":
-            layers[k - 2 : k + 1] = [_merged(layers[k - 2], _pulled_through(layers[k], layers[k - 1])), layers[k - 1]]
+            layers[k - 2 : k + 1] = [layers[k - 1], _merged(_pushed_through(layers[k - 2], layers[k - 1]), layers[k])]
         else:
             k += 1
             continue
@@ -328,11 +328,11 @@ def gather(layers: list[Layer]) -> list[Layer]:
     return layers
 
 
-def _pulled_through(phases: Layer, permutation: Layer) -> Layer:
-    """The D that before `permutation` does what `phases` does after it."""
-    target = np.argsort(permutation.source)
-    moved = [(z[target], angle, frozenset()) for z, angle, _ in phases.phases]  # on other wires now
-    return Layer("D", phases=moved, sign=None if phases.sign is None else phases.sign[target])
+def _pushed_through(phases: Layer, permutation: Layer) -> Layer:
+    """The D that after `permutation` does what `phases` does before it."""
+    source = permutation.source
+    moved = [(z[source], angle, frozenset()) for z, angle, _ in phases.phases]  # on other wires now
+    return Layer("D", phases=moved, sign=None if phases.sign is None else phases.sign[source])
 
 
 def _merged(first: Layer, second: Layer) -> Layer:

@@ -62,7 +62,7 @@ class Found:
 
     def __init__(self):
         self.angles: Angles = {}
-        self.shared: dict[tuple, torch.Tensor] = {}  # (kind, place)
+        self.shared: dict[str, list] = {}
 
 
 class Kron(Step):
@@ -71,22 +71,24 @@ class Kron(Step):
     def __init__(self, size: int, use: int):
         super().__init__()
         self.kind, self.size, self.use = f"kron {size}", size, use
+        rows, columns = np.divmod(np.arange(4**size), 2**size)
+        # A place is +- the product of cos half and, on the wires where row and column differ, sin half.
+        spread = np.zeros((2**size, 4**size))
+        minus = np.array([(~row & column).bit_count() for row, column in zip(rows.tolist(), columns.tolist())])
+        spread[rows ^ columns, np.arange(4**size)] = 1.0 - 2.0 * (minus % 2)
+        self.constant("spread", spread)
         self.constant("generators", _generators(size).reshape(size, -1).T)  # (4^size, size)
 
-    def forward(self, angles: Angles) -> tuple[torch.Tensor, tuple, tuple]:
-        """Angles (factors * size, 1) -> matrices (factors, 2^size, 2^size), one by one, and one by one transposed."""
-        cos, sin = angles[self.use].cos(), angles[self.use].sin()
-        turns = torch.cat((cos, -sin, sin, cos), dim=1).view(-1, self.size, 2, 2).unbind(1)
-        matrix = turns[0]
-        for turn in turns[1:]:
-            matrix = matrix[:, :, None, :, None] * turn[:, None, :, None, :]
-            matrix = matrix.flatten(3, 4).flatten(1, 2)
-        return matrix, matrix.unbind(0), matrix.mT.unbind(0)
+    def forward(self, angles: Angles) -> tuple[tuple, tuple]:
+        """Angles (factors * size, 1) -> matrices (2^size, 2^size), and the same transposed."""
+        halves = angles[self.use].view(-1, self.size, 1)
+        products = _product(torch.stack((halves.cos(), halves.sin()), dim=2)).squeeze(-1)  # (factors, 2^size)
+        matrices = (products @ self.spread).view(-1, 2**self.size, 2**self.size)
+        return matrices.unbind(0), matrices.mT.unbind(0)
 
     def back(self, scratch: Scratch, found: Found) -> None:
         """From sum over images of gradient @ state^T, (2^size, 2^size) for each matrix."""
-        places = range(len(scratch.by_kind[self.kind][0]))
-        overlaps = torch.stack([found.shared[self.kind, place] for place in places]).flatten(1)  # (factors, 4^size)
+        overlaps = torch.stack(found.shared[self.kind]).flatten(1)  # (factors, 4^size)
         found.angles[self.use] = (overlaps @ self.generators).view(-1, 1)
 
 
@@ -104,20 +106,19 @@ class Circles(Step):
     def __init__(self, use: int, z: np.ndarray, sign: np.ndarray):
         super().__init__()
         self.use = use
-        self.constant("z", z)
-        self.constant("sign", sign[:, :, None])
+        self.constant("z", z.transpose(0, 2, 1))
+        self.constant("sign", sign[:, None])
 
-    def forward(self, angles: Angles) -> list[list]:
-        """For each layer what `_phased` needs, on the way there and on the way back."""
-        phases = torch.bmm(self.z, angles[self.use].view(len(self.z), -1, 1))
+    def forward(self, angles: Angles) -> list[tuple]:
+        """For each layer the pairs, (2, 2^N, 1) each, for `_phased`: two for the way back, two for the way ahead."""
+        phases = torch.bmm(angles[self.use].view(len(self.z), 1, -1), self.z)  # (layers, 1, 2^N)
         cos, sin = phases.cos() * self.sign, phases.sin() * self.sign
-        ahead = torch.stack((-sin, cos, sin), dim=1)  # (layers, 3, 2^N, 1)
-        back = ahead.flip(1)
-        return [list(zip(circle[:, 1:].unbind(0), circle[:, :2].unbind(0), strict=True)) for circle in (ahead, back)]
+        circle = torch.cat((sin, cos, -sin, cos, sin), dim=1)[..., None]
+        return [layer.unbind(0) for layer in circle.unfold(1, 2, 1).movedim(-1, 2).unbind(0)]
 
     def back(self, scratch: Scratch, found: Found) -> None:
-        by_phase = torch.stack([found.shared[self.kind, place] for place in range(len(self.z))])
-        found.angles[self.use] = torch.bmm(self.z.mT, by_phase).view(-1, 1)
+        by_phase = torch.stack(found.shared[self.kind])
+        found.angles[self.use] = torch.bmm(by_phase.mT, self.z.mT).view(-1, 1)
 
 
 class Product(Step):
@@ -164,21 +165,21 @@ def _by_angles(generators, state, gradient):
 
 
 class Still(Step):
-    """Gates that are the same for all images: a sign or phases, then a permutation, then rotations, each if given.
+    """Gates that are the same for all images: a permutation, then a sign or phases, then rotations, each if given.
 
-    Rotations commute with their generators, and a permutation only moves the eigenvalues of phases: all
-    gradients are overlaps at one place, after the permutation. That state is kept.
+    Rotations and phases commute with their generators: all gradients are overlaps at one place, between phases
+    and rotations. That state is kept.
 
     Args:
+        source: permutation, new[s] = old[source[s]].
         sign: (2^N,) of +1 and -1, where there are no phases.
         circle: layer of `Circles` with the phases.
-        source: permutation, new[s] = old[source[s]].
         rotations: for each matrix the kind of its `Kron`, its place there and the first of its wires.
     """
 
-    ORDER = ("sign", "circle", "source", "rotations")
+    ORDER = ("source", "sign", "circle", "rotations")
 
-    def __init__(self, sign=None, circle: int | None = None, source=None, rotations: list[tuple[str, int, int]] = ()):
+    def __init__(self, source=None, sign=None, circle: int | None = None, rotations: list[tuple[str, int, int]] = ()):
         super().__init__()
         self.circle, self.rotations = circle, rotations
         self.signed, self.permuted = sign is not None, source is not None
@@ -189,49 +190,51 @@ class Still(Step):
             self.constant("target", np.argsort(source))
 
     def ahead(self, state, angles: Angles, scratch: Scratch):
+        if self.permuted:
+            state = _reordered(state, self.source, self.target)
         if self.signed:
             state = state * self.sign
         if self.circle is not None:
-            state = _phased(state, scratch.by_kind[Circles.kind][0][self.circle])
-        if self.permuted:
-            state = _reordered(state, self.source, self.target)
+            _, _, second, first = scratch.by_kind[Circles.kind][self.circle]
+            state = _phased(state.unbind(0), first, second)
         after, shape = state, state.shape
-        for kron, place, first in self.rotations:
-            after = _applied(scratch.by_kind[kron][1][place], after, shape[0] << first)
+        for kron, place, wire in self.rotations:
+            after = _applied(scratch.by_kind[kron][0][place], after, shape[0] << wire)
         return state, after.view(shape)
 
     def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
         shape = gradient.shape
-        for kron, place, first in self.rotations:
-            gradient = _applied(scratch.by_kind[kron][2][place], gradient, shape[0] << first)
-        for kron, place, first in self.rotations:
-            groups = (shape[0] << first, len(scratch.by_kind[kron][1][place]), -1)
-            found.shared[kron, place] = torch.bmm(gradient.view(groups), kept.view(groups).mT).sum(0)
-        gradient = gradient.view(shape) if self.rotations else gradient
+        for kron, place, wire in self.rotations:
+            gradient = _applied(scratch.by_kind[kron][1][place], gradient, shape[0] << wire)
+        for kron, place, wire in self.rotations:
+            matrices = scratch.by_kind[kron][0]
+            groups = (shape[0] << wire, len(matrices[0]), -1)
+            overlap = torch.bmm(gradient.view(groups), kept.view(groups).mT).sum(0)
+            found.shared.setdefault(kron, [None] * len(matrices))[place] = overlap
+        gradient = gradient.view(shape)
         if self.circle is not None:
-            by_phase = _by_phase(kept, gradient).sum(-1, keepdim=True)
-            if self.permuted:
-                by_phase = by_phase.index_select(0, self.target)
-            found.shared[Circles.kind, self.circle] = by_phase
-        if self.permuted:
-            gradient = gradient.index_select(1, self.target)
-        if self.circle is not None:
-            gradient = _phased(gradient, scratch.by_kind[Circles.kind][1][self.circle])
-        return gradient * self.sign if self.signed else gradient
+            layers = scratch.by_kind[Circles.kind]
+            second, first, _, _ = layers[self.circle]
+            parts = gradient.unbind(0)
+            by_phase = _by_phase(kept.unbind(0), parts).sum(-1, keepdim=True)
+            found.shared.setdefault(Circles.kind, [None] * len(layers))[self.circle] = by_phase
+            gradient = _phased(parts, first, second)
+        if self.signed:
+            gradient = gradient * self.sign
+        return gradient.index_select(1, self.target) if self.permuted else gradient
 
 
-def _phased(state, circle):
-    """exp(i phase) on every basis state, of a circle ((cos, sin), (-sin, cos)): the real part is multiplied with the
-    first pair, the imaginary part, if there is one, with the second."""
-    real, *imaginary = state.unbind(0)
-    turned = real * circle[0]
-    return turned.addcmul_(imaginary[0], circle[1]) if imaginary else turned
+def _phased(parts, first, second):
+    """exp(i phase) on every basis state: the real part is multiplied with (cos, sin), the imaginary one, if there
+    is one, with (-sin, cos); pairs (2, 2^N, B or 1) -> state (2, 2^N, B)."""
+    turned = parts[0] * first
+    return turned.addcmul_(parts[1], second) if len(parts) == 2 else turned
 
 
-def _by_phase(state, gradient):
-    """d loss / d phase of every basis state and image, before or after the phases."""
-    by_phase = gradient[1] * state[0]
-    return by_phase.addcmul_(gradient[0], state[1], value=-1) if len(state) == 2 else by_phase
+def _by_phase(parts, gradient):
+    """d loss / d phase of every basis state and image (2^N, B), where the phases act, before or after them."""
+    by_phase = gradient[1] * parts[0]
+    return by_phase.addcmul_(gradient[0], parts[1], value=-1) if len(parts) == 2 else by_phase
 
 
 def _applied(matrix, state, groups: int):
@@ -252,13 +255,13 @@ class MovingPhases(Step):
         third = len(self.z) // 3
         first = third if len(state) == 1 and not scratch.keep else 0  # -sin is for imaginary parts and the way back
         circle = scratch.once(self, lambda: self._circle(first, angles))
-        return state, _phased(state, (circle[-2:], circle[:-1]))
+        return state, _phased(state.unbind(0), circle[-2:], circle[:-1])
 
     def back(self, kept, gradient, angles: Angles, scratch: Scratch, found: Found):
         circle = scratch.once(self, lambda: self._circle(0, angles)).flip(0)
-        gradient = _phased(gradient, (circle[1:], circle[:-1]))
+        gradient = _phased(gradient.unbind(0), circle[1:], circle[:-1])
         third = len(self.z) // 3
-        found.angles[self.use] = self.z[third : 2 * third].mT @ _by_phase(kept, gradient)
+        found.angles[self.use] = self.z[third : 2 * third].mT @ _by_phase(kept.unbind(0), gradient.unbind(0))
         return gradient
 
     def _circle(self, first: int, angles: Angles):
