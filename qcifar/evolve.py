@@ -12,6 +12,8 @@ the generator applied to the state at that place. It keeps one state a step.
 Angles come as {use: (rows, 1 or B)}, `scratch` holds what one call computes once.
 """
 
+import functools
+
 import numpy as np
 import torch
 from torch import nn
@@ -71,11 +73,11 @@ class Kron(Step):
     def __init__(self, size: int, use: int):
         super().__init__()
         self.kind, self.size, self.use = f"kron {size}", size, use
-        rows, columns = np.divmod(np.arange(4**size), 2**size)
         # A place is +- the product of cos half and, on the wires where row and column differ, sin half.
+        sign = functools.reduce(np.kron, [np.array([[1.0, -1.0], [1.0, 1.0]])] * size).reshape(-1)
+        rows, columns = np.divmod(np.arange(4**size), 2**size)
         spread = np.zeros((2**size, 4**size))
-        minus = np.array([(~row & column).bit_count() for row, column in zip(rows.tolist(), columns.tolist())])
-        spread[rows ^ columns, np.arange(4**size)] = 1.0 - 2.0 * (minus % 2)
+        spread[rows ^ columns, np.arange(4**size)] = sign
         self.constant("spread", spread)
         self.constant("generators", _generators(size).reshape(size, -1).T)  # (4^size, size)
 
@@ -385,33 +387,44 @@ def walk_back(steps, trail, gradient, angles: Angles, scratch: Scratch, found: F
 
 
 class Evolve(torch.autograd.Function):
-    """`evolve` from the angles alone, with the backward pass of the steps; differentiable once.
+    """A circuit from its arguments on, with a backward pass written by hand; differentiable once.
 
-    Args of apply: the circuit (its `steps`, `shared`, `split_angles` and `join_gradients`) and all angles,
-    still (rows, 1) and moving (rows, B). Returns the final state.
+    Args of apply: the circuit; inputs (B, n); weights or None; what angles have beside their part that is linear
+    in both: still (rows, 1) and moving (rows, B), each or None. Returns the values (B, outputs) where all are
+    read along Z, else the final state.
     """
 
     @staticmethod
-    def forward(ctx, circuit, still, moving):
+    def forward(ctx, circuit, inputs, weights, *others):
+        still, moving = circuit.angles(inputs, weights, others)
         angles = circuit.split_angles(still, moving)
         scratch = Scratch(circuit.shared, angles, keep=True)
         trail, state = walk(circuit.steps, None, angles, scratch)
         # An output on ctx would be a cycle that only the garbage collector frees.
         ctx.trail = [(None if kept is state else kept, shape) for kept, shape in trail]
-        ctx.circuit, ctx.scratch = circuit, scratch
-        ctx.save_for_backward(still, moving, state)
-        return state
+        ctx.circuit, ctx.angles, ctx.scratch = circuit, angles, scratch
+        ctx.shapes = still.shape, moving.shape, None if weights is None else weights.shape
+        ctx.save_for_backward(state)
+        return circuit.read_z(state, len(inputs)) if circuit.plain else state
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        circuit, (still, moving, state) = ctx.circuit, ctx.saved_tensors
-        angles, found = circuit.split_angles(still, moving), Found()
+        circuit, scratch, found = ctx.circuit, ctx.scratch, Found()
+        (state,) = ctx.saved_tensors
+        still, moving, weights = ctx.shapes
+        if circuit.plain:
+            gradient = circuit.read_z_back(state, gradient)
         trail = [(state if kept is None else kept, shape) for kept, shape in ctx.trail]
-        walk_back(circuit.steps, trail, gradient, angles, ctx.scratch, found)
+        walk_back(circuit.steps, trail, gradient, ctx.angles, scratch, found)
         for part in circuit.shared:
-            part.back(ctx.scratch, found)
-        return None, *circuit.join_gradients(found.angles, still, moving)
+            part.back(scratch, found)
+        by_still, by_moving = circuit.join_gradients(found.angles, gradient, still, moving)
+        by_inputs, by_weights = circuit.angles_back(by_still, by_moving, weights)
+        others = [
+            by if needed else None for by, needed in zip((by_still, by_moving), ctx.needs_input_grad[3:], strict=True)
+        ]
+        return None, by_inputs, by_weights, *others
 
 
 def _product(qubits):

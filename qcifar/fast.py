@@ -16,7 +16,7 @@ import pennylane as qml
 import torch
 from torch import nn
 
-from qcifar.compiler import Angle, Layer, NotCompilable, gather, record, schedule
+from qcifar.compiler import Angle, Layer, classify, gather, jacobian, record, schedule
 from qcifar.evolve import (
     Angles,
     Circles,
@@ -73,12 +73,12 @@ class FastCircuit(Step):
 
     def _read_angles(self, graph) -> None:
         """Split the tape's parameters into linear ones, as matrices, and the others, as a smaller graph."""
-        linear, batch = _classify(graph, len(self._probes))
+        linear, batch = classify(graph)
         outputs = graph.graph.find_nodes(op="output")[0]
         nodes = list(outputs.args[0])
         self._is_linear = [node in linear for node in nodes]
         self._is_batch = [node in batch for node in nodes]
-        self._linear_rows = _jacobian(graph, self._probes, self._is_linear)
+        self._linear_rows = jacobian(graph, self._probes, self._is_linear)
         others = [k for k, yes in enumerate(self._is_linear) if not yes]
         self._other_place = {number: place for place, number in enumerate(others)}
         self._other_batch = [self._is_batch[k] for k in others]
@@ -168,6 +168,7 @@ class FastCircuit(Step):
             self.constant("coefficients", np.array([[t["coefficient"]] for t in self.turned]))
         self._place_words()
         self.constant("signs_z", self.signs)
+        self.plain = not self.words and not self.turned
         self._place_rows()
         del self.layers, self.signs
 
@@ -277,35 +278,51 @@ class FastCircuit(Step):
             return inputs.new_zeros(*inputs.shape[:-1], self.outputs) + 0.0 * sum(
                 argument.sum() for argument in (inputs, weights) if argument is not None
             )
-        flat = inputs.reshape(-1, self.n_inputs).to(self.signs_z.dtype)
-        still, moving = self._angles(flat, None if weights is None else weights.to(self.signs_z.dtype))
+        dtype = self.signs_z.dtype
+        flat, cast = inputs.reshape(-1, self.n_inputs).to(dtype), None if weights is None else weights.to(dtype)
+        others = self._other_angles(flat, cast)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            state = Evolve.apply(self, still, moving)
+            values = state = Evolve.apply(self, flat, cast, *others)
+            still, moving = (None, None) if self.plain else self.angles(flat, cast, others)
         else:
+            still, moving = self.angles(flat, cast, others)
             angles = self.split_angles(still, moving)
             state = evolve(self.steps, None, angles, Scratch(self.shared, angles))
-        values = self._measure(state, still, moving)  # (outputs, B)
-        return values.expand(-1, len(flat)).mT.reshape(*inputs.shape[:-1], self.outputs)
+            values = self.read_z(state, len(flat)) if self.plain else None
+        if not self.plain:
+            values = self._measure(state, still, moving).expand(-1, len(flat)).mT
+        return values.reshape(*inputs.shape[:-1], self.outputs)
 
-    def _angles(self, inputs, weights) -> tuple[torch.Tensor, torch.Tensor]:
+    def angles(self, inputs, weights, others) -> tuple[torch.Tensor, torch.Tensor]:
         """All angles: those that are the same for all images (rows, 1), the others (rows, B)."""
-        theta = {"still": self.still_const, "moving": torch.addmm(self.moving_const, self.moving_x, inputs.mT)}
-        if weights is not None:
-            for kind, needed in self.uses_weights.items():
-                if needed:
-                    theta[kind] = theta[kind] + getattr(self, f"{kind}_w") @ weights.reshape(-1, 1)
-        if self.others is not None:
-            values = self.others(inputs, weights) if weights is not None else self.others(inputs)
-            values = [value.to(inputs.dtype) for value in values]
-            moving = torch.stack([value.expand(len(inputs)) for value in values])
-            theta["moving"] = theta["moving"] + self.moving_other @ moving
-            if not all(self._other_batch):
-                zero = torch.zeros_like(self.still_const[0, 0])
-                still = [
-                    zero if is_batch else v.reshape(()) for v, is_batch in zip(values, self._other_batch, strict=True)
-                ]
-                theta["still"] = theta["still"] + self.still_other @ torch.stack(still)[:, None]
-        return theta["still"], theta["moving"]
+        still, moving = self.still_const, torch.addmm(self.moving_const, self.moving_x, inputs.mT)
+        if self.uses_weights["still"]:
+            still = torch.addmm(still, self.still_w, weights.reshape(-1, 1))
+        if self.uses_weights["moving"]:
+            moving = moving + self.moving_w @ weights.reshape(-1, 1)
+        return tuple(own if other is None else own + other for own, other in zip((still, moving), others, strict=True))
+
+    def angles_back(self, by_still, by_moving, shape) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gradients of inputs and weights (of this shape, or None) by those of their angles."""
+        if shape is None:
+            return by_moving.mT @ self.moving_x, None
+        by_weights = self.still_w.mT @ by_still
+        if self.uses_weights["moving"]:
+            by_weights = by_weights + self.moving_w.mT @ by_moving.sum(1, keepdim=True)
+        return by_moving.mT @ self.moving_x, by_weights.view(shape)
+
+    def _other_angles(self, inputs, weights) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What still and moving angles have beside what is linear in inputs and weights."""
+        if self.others is None:
+            return None, None
+        values = self.others(inputs, weights) if weights is not None else self.others(inputs)
+        values = [value.to(inputs.dtype) for value in values]
+        moving = self.moving_other @ torch.stack([value.expand(len(inputs)) for value in values])
+        if all(self._other_batch):
+            return None, moving
+        zero = torch.zeros_like(self.still_const[0, 0])
+        still = [zero if is_batch else v.reshape(()) for v, is_batch in zip(values, self._other_batch, strict=True)]
+        return self.still_other @ torch.stack(still)[:, None], moving
 
     def split_angles(self, still, moving) -> Angles:
         """{use: its rows}"""
@@ -315,24 +332,33 @@ class FastCircuit(Step):
             for use, angles in zip(self.order[kind], theta.split(self.sizes[kind]), strict=True)
         }
 
-    def join_gradients(self, found: Angles, still, moving) -> list[torch.Tensor]:
-        """The inverse of `split_angles`; uses that were not found had no effect."""
+    def join_gradients(self, found: Angles, like, *shapes) -> list[torch.Tensor]:
+        """The inverse of `split_angles`, of still and moving angles of these shapes; uses not found had no effect."""
         joined = []
-        for kind, theta in (("still", still), ("moving", moving)):
+        for kind, shape in zip(("still", "moving"), shapes, strict=True):
             parts = [
-                found[use] if use in found else theta.new_zeros(size, theta.shape[1])
+                found[use] if use in found else like.new_zeros(size, shape[1])
                 for use, size in zip(self.order[kind], self.sizes[kind], strict=True)
             ]
-            joined.append(torch.cat(parts) if parts else torch.zeros_like(theta))
+            joined.append(torch.cat(parts) if parts else like.new_zeros(shape))
         return joined
+
+    def read_z(self, state, images: int) -> torch.Tensor:
+        """Readout along Z, signs @ probabilities, for a number of images: (B, outputs)."""
+        return (self.signs_z @ (state * state)).sum(0).expand(-1, images).mT
+
+    def read_z_back(self, state, gradient) -> torch.Tensor:
+        """From the gradient of `read_z` (B, outputs) that of the state (parts, 2^N, B)."""
+        by_value = 2 * gradient.mT
+        if state.shape[-1] == 1:  # the same state for all images
+            by_value = by_value.sum(1, keepdim=True)
+        return state * (self.signs_z.mT @ by_value)
 
     def _measure(self, state, still, moving) -> torch.Tensor:
         """(outputs, B or 1)"""
         if self.words:
             return self._measure_words(state)
-        z = _ReadZ.apply(state, self.signs_z)
-        if not self.turned:
-            return z
+        z = self.read_z(state, state.shape[-1]).mT
         angles = self.split_angles(still, moving)
         ry, rz = (angles[use] for use in self.turned_uses)
         across = torch.zeros_like(z)
@@ -369,20 +395,6 @@ def _join(still: list[dict], name: str, value) -> None:
     still[-1][name] = value
 
 
-class _ReadZ(torch.autograd.Function):
-    """Readout along Z: signs (outputs, 2^N) @ probabilities of a state (parts, 2^N, B) -> (outputs, B)."""
-
-    @staticmethod
-    def forward(ctx, state, signs):
-        ctx.save_for_backward(state, signs)
-        return (signs @ (state * state)).sum(0)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        state, signs = ctx.saved_tensors
-        return state * (signs.mT @ (2 * gradient)), None
-
-
 def _x(zero, one):
     """Re sum conj(zero) one over all amplitudes (parts, 2^wire, rest, B) of an image, (B,)."""
     return (zero * one).sum((0, 1, 2))
@@ -397,70 +409,6 @@ def _is_multiple_of_pi(angle: Angle | None, offset: float) -> bool:
     """Whether angle - offset is a multiple of pi, whatever the arguments are."""
     angle = angle or Angle()
     return not any(angle.terms.values()) and abs(np.sin(angle.const - offset)) < 1e-12
-
-
-# ---- how a tape's parameters follow from the arguments
-
-_STRUCTURAL = {"select", "slice", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "permute", "transpose",
-               "t", "expand", "clone", "_to_copy", "alias", "stack", "cat", "unbind", "neg"}  # fmt: skip
-
-
-def _classify(graph, n_arguments):
-    """Nodes that are linear in the arguments (plus a constant), and nodes that depend on the first one."""
-    linear, batch = set(), set()
-    for place, node in enumerate(n for n in graph.graph.nodes if n.op == "placeholder"):
-        linear.add(node)
-        if place == 0:
-            batch.add(node)
-    for node in graph.graph.nodes:
-        if node.op not in ("call_function", "get_attr"):
-            continue
-        parents = node.all_input_nodes
-        if any(parent in batch for parent in parents):
-            batch.add(node)
-        if node.op == "get_attr":
-            linear.add(node)
-            continue
-        name = getattr(node.target, "overloadpacket", node.target)
-        name = getattr(name, "__name__", str(name))
-        # From args, since v * v has one parent, but two factors.
-        varying = [each for each in node.args if isinstance(each, torch.fx.Node) and not _is_constant(each)]
-        inherits = all(parent in linear for parent in parents)
-        keeps = (
-            name in _STRUCTURAL | {"add", "sub", "rsub", "getitem"}
-            or all(map(_is_constant, parents))
-            or (name == "mul" and len(varying) == 1)
-            or (name == "div" and len(varying) == 1 and varying[0] is node.args[0])
-        )
-        if inherits and keeps:
-            linear.add(node)
-    return linear, batch
-
-
-def _is_constant(node) -> bool:
-    return node.op == "get_attr" or (node.op == "call_function" and all(map(_is_constant, node.all_input_nodes)))
-
-
-def _jacobian(graph, probes, wanted):
-    """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact."""
-    zeros = [torch.zeros_like(probe).requires_grad_() for probe in probes]
-    values = graph(*zeros)
-    rows = []
-    for value, yes in zip(values, wanted, strict=True):
-        if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(probes[0]))):
-            raise NotCompilable(f"an angle of shape {tuple(value.shape)}")
-        if not yes:
-            rows.append(None)
-            continue
-        first = value.reshape(-1)[0]
-        if first.requires_grad:
-            gradients = torch.autograd.grad(first, zeros, retain_graph=True, allow_unused=True)
-        else:
-            gradients = [None] * len(zeros)
-        filled = [torch.zeros_like(z) if g is None else g for g, z in zip(gradients, zeros, strict=True)]
-        weights = filled[1].flatten().numpy() if len(filled) > 1 else np.zeros(0)
-        rows.append((filled[0][0].numpy(), weights, first.item()))
-    return rows
 
 
 def _several(values):
