@@ -17,20 +17,8 @@ import torch
 from torch import nn
 
 from qcifar.compiler import Angle, Layer, classify, gather, jacobian, record, schedule
-from qcifar.evolve import (
-    Angles,
-    Circles,
-    Evolve,
-    Fused,
-    Kron,
-    MovingPhases,
-    Product,
-    Scratch,
-    Step,
-    Still,
-    Turn,
-    evolve,
-)
+from qcifar.evolve import Angles, Evolve, Scratch, evolve
+from qcifar.steps import Circles, Fused, Kron, MovingPhases, Product, Step, Still, Turn
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
 FUSE_QUBITS = 6  # widest circuit whose still gates become one unitary
