@@ -229,7 +229,8 @@ def evaluate(model, loader, criterion, autocast, name="test", stop=None):
         for _ in range(math.ceil(len(loader) / world_size())):  # so that all processes stop after the same round
             for x, places in itertools.islice(mine, 1):
                 with autocast:
-                    collected.append((places, model(x).float()))
+                    logits = model(x).to(torch.float32, copy=True)  # CUDA graphs write the next ones over them
+                collected.append((places, logits))
             bar.update(min(loader.batch_size * world_size(), bar.total - bar.n))
             if stop is not None:
                 stop.check()

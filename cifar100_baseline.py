@@ -29,6 +29,7 @@ RUN_DIR = "./runs"  # where the run folders lie
 CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
 RESUME = True  # False deletes what the run folder holds and starts over
 COMPILE = False  # torch.compile
+CUDA_GRAPHS = False  # with COMPILE on one GPU: replay the network's kernels as CUDA graphs
 # data
 DATASET = "cifar100"  # cifar100 or synthetic
 DATA_DIR = "./data"  # holds cifar-100-python/

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from DLfunctions import train_model
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner, refuse_other_method
+from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner, refuse_other_method, runs_on
 from qcifar.config import settings_from_constants
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, run_script
@@ -36,6 +36,7 @@ RUN_DIR = "./runs"  # where the run folders lie
 CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
 RESUME = True  # False deletes what the run folder holds and starts over
 COMPILE = False  # torch.compile
+CUDA_GRAPHS = False  # with COMPILE on one GPU: replay the network's kernels as CUDA graphs
 # data
 DATASET = "cifar100"  # cifar100 or synthetic
 DATA_DIR = "./data"  # holds cifar-100-python/
@@ -196,7 +197,7 @@ def main(argv=None):
     )  # fmt: skip
     return report(
         run, cfg, model, test_loader, parts.test.index, criterion, context, history,
-        params_quantum=model.circuit.weights.numel(), alpha=model.alpha.item(),
+        params_quantum=model.circuit.weights.numel(), quantum_device=runs_on(runner), alpha=model.alpha.item(),
     )  # fmt: skip
 
 

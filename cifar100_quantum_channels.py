@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from DLfunctions import train_model
-from qcifar.circuits import circuit_fingerprint, make_runner
+from qcifar.circuits import circuit_fingerprint, make_runner, runs_on
 from qcifar.config import settings_from_constants
 from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
 from qcifar.errors import InputError, run_script
@@ -37,6 +37,7 @@ RUN_DIR = "./runs"  # where the run folders lie
 CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
 RESUME = True  # False deletes what the run folder holds and starts over
 COMPILE = False  # torch.compile
+CUDA_GRAPHS = False  # with COMPILE on one GPU: replay the network's kernels as CUDA graphs
 # data
 DATASET = "cifar100"  # cifar100 or synthetic
 DATA_DIR = "./data"  # holds cifar-100-python/
@@ -200,7 +201,10 @@ def main(argv=None):
         epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
         accumulate=cfg.accumulate,
     )  # fmt: skip
-    return report(run, cfg, model, test_loader, parts.test.index, criterion, context, history)
+    return report(
+        run, cfg, model, test_loader, parts.test.index, criterion, context, history,
+        quantum_device=runs_on(qnode_edge, qnode_tex),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ algorithms, in other precisions and compiled. Writes benchmarks/results/training
 """
 
 import math
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
 
-from benchmarks.common import SCRIPTS, begin, conditions, in_turns, save
+from benchmarks.common import SCRIPTS, begin, conditions, cores_at_hand, in_turns, save
 from DLfunctions import Progress, Stop, train_one_epoch
 from qcifar.augment import MEAN, STD
 from qcifar.config import RULES, settings_from_constants, whole
@@ -143,7 +142,7 @@ class Contender:
 
 def main(argv=None):
     cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
-    workers = cfg.workers or os.cpu_count()
+    workers = cfg.workers or cores_at_hand()
     with tempfile.TemporaryDirectory() as folder:
         contenders = {script: Contender(cfg, script, folder) for script in SCRIPTS}
         contenders["baseline, not deterministic"] = Contender(cfg, "baseline", folder, deterministic=False)
@@ -151,6 +150,9 @@ def main(argv=None):
             contenders[f"baseline, {precision}"] = Contender(cfg, "baseline", folder, "--precision", precision)
         if cfg.compile:
             contenders["baseline, torch.compile"] = Contender(cfg, "baseline", folder, "--compile")
+            if contenders["baseline"].device.type == "cuda":
+                flags = "--compile", "--cuda-graphs"
+                contenders["baseline, torch.compile, CUDA graphs"] = Contender(cfg, "baseline", folder, *flags)
         runs = {(name, way): run for name, one in contenders.items() for way, run in one.ways().items()}
         runs["baseline", USUAL] = contenders["baseline"].through_dataloader(cfg.img_size, workers)
         device = contenders["baseline"].device

@@ -99,6 +99,12 @@ def make_runner(
     return compiled
 
 
+def runs_on(*runners: Callable) -> str:
+    """What really runs these circuits: "fast" or names of PennyLane devices."""
+    names = ["fast" if isinstance(one, FastCircuit) else getattr(one, "qnode", one).device.name for one in runners]
+    return ", ".join(dict.fromkeys(names))
+
+
 def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> None:
     """Raise `InputError` for a circuit that draws random numbers, or whose values for an image follow from others.
 

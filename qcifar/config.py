@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "CHECKPOINT_MINUTES": real(0),
     "RESUME": SWITCH,
     "COMPILE": SWITCH,
+    "CUDA_GRAPHS": SWITCH,
     # data
     "DATASET": one_of("cifar100", "synthetic"),
     "DATA_DIR": text("a folder"),

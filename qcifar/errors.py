@@ -1,6 +1,7 @@
 """The one exception that stands for a mistake the user can mend, and the one place that shows it."""
 
 import os
+import re
 import sys
 
 import torch.distributed as dist
@@ -19,8 +20,9 @@ class Interrupted(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """Type and first line of an error that somebody else's code raised."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    """Type and first line of an error that somebody else's code raised, without addresses in memory."""
+    lines = re.sub(r" at 0x[0-9a-f]+", "", str(error)).splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def run_script(main) -> None:

@@ -37,11 +37,19 @@ def load_parts(cfg, device: torch.device) -> Parts:
     """Data set and split as the constants say, limited and moved to `device`.
 
     Raises:
-        InputError: see `refuse_uneven`, `load_dataset` and `load_split`.
+        InputError: more images to train on than there are; see also `refuse_uneven`, `refuse_graphs`,
+            `load_dataset` and `load_split`.
     """
     refuse_uneven(cfg.batch_size, cfg.accumulate)
+    refuse_graphs(cfg, device)
     data = load_dataset(cfg.dataset, cfg.data_dir)
     split = load_split(Path(cfg.run_dir) / SPLIT_FILE, data, cfg.split_seed, cfg.val_fraction)
+
+    if cfg.train_limit > len(split.train):
+        raise InputError(
+            f"TRAIN_LIMIT (--train-limit): expected at most the {len(split.train)} images of the training split "
+            f"(VAL_FRACTION {cfg.val_fraction}), got {cfg.train_limit}; 0 takes all"
+        )
 
     def part(name, images, labels, index, limit):
         index = first_after_shuffle(index, limit, cfg.split_seed, name)
@@ -96,15 +104,26 @@ def refuse_uneven(batch: int, accumulate: int) -> None:
         )
 
 
+def refuse_graphs(cfg, device: torch.device) -> None:
+    """Raise `InputError` for CUDA_GRAPHS where nothing would be replayed, or gradients of a step share its memory."""
+    processes = distributed.world_size()
+    if cfg.cuda_graphs and not (cfg.compile and device.type == "cuda" and cfg.accumulate == processes == 1):
+        raise InputError(
+            f"CUDA_GRAPHS (--cuda-graphs): expected COMPILE (--compile), one process on a GPU and ACCUMULATE 1, "
+            f"got COMPILE {cfg.compile}, {processes} process(es) on {device.type}, ACCUMULATE {cfg.accumulate}"
+        )
+
+
 def place(model: nn.Module, device: torch.device, cfg) -> nn.Module:
-    """`model` on `device`, in the memory format that is fastest there, as COMPILE and SYNC_BATCHNORM say."""
+    """`model` on `device`, in the memory format that is fastest there, as the constants say."""
     model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     if cfg.sync_batchnorm:
         model = distributed.synchronise_batchnorm(model, device)
     if cfg.compile:
-        model.compile(dynamic=False)  # else a run that goes on would use other kernels than one that was not stopped
+        # dynamic: else a run that goes on would use other kernels than one that was not stopped
+        model.compile(dynamic=False, mode="reduce-overhead" if cfg.cuda_graphs else None)
     return model
 
 

@@ -23,7 +23,7 @@ BASELINE, CHANNELS, HEAD = SCRIPTS = cifar100_baseline, cifar100_quantum_channel
 # Names and defaults that users and other tools rely on, in the order in which they stand in the scripts.
 COMMON = {
     "SEED": 42, "DEVICE": "auto", "PRECISION": "auto", "RUN_DIR": "./runs", "CHECKPOINT_MINUTES": 5, "RESUME": True,
-    "COMPILE": False,
+    "COMPILE": False, "CUDA_GRAPHS": False,
     "DATASET": "cifar100", "DATA_DIR": "./data", "SPLIT_SEED": 42, "VAL_FRACTION": 0.2, "IMG_SIZE": 224,
     "TRAIN_LIMIT": 0, "EVAL_LIMIT": 0,
     "MODEL_NAME": "resnet34", "WEIGHTS": "imagenet",
@@ -203,8 +203,8 @@ def test_refused_at_once_with_constant_and_range(script, given, expected, monkey
 
 def test_every_range_has_a_row_above_or_only_asks_for_a_text():
     rows = {re.findall("[A-Z_]{4,}", expected)[0] for _, _, expected in REFUSED if " (--" in expected}
-    switches_and_texts = {"RESUME", "COMPILE", "SYNC_BATCHNORM", "ALIGN_MAPS", "DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"}
-    assert rows | switches_and_texts == set(RULES)
+    switches = {"RESUME", "COMPILE", "CUDA_GRAPHS", "SYNC_BATCHNORM", "ALIGN_MAPS"}
+    assert rows | switches | {"DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"} == set(RULES)
 
 
 def script_with(tmp_path, text):

@@ -22,9 +22,10 @@ from torch import nn
 import cifar100_baseline
 from cifar100_quantum_channels import make_circuits
 from DLfunctions import Progress, Stop, evaluate, train_one_epoch
-from qcifar import distributed
+from qcifar import distributed, recipe
 from qcifar.augment import Augmentation
 from qcifar.circuits import make_runner
+from qcifar.config import settings_from_constants
 from qcifar.data import load_dataset
 from qcifar.descriptors import input_angles, run_circuit
 from qcifar.errors import InputError
@@ -222,6 +223,27 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
         cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "3"))
     with pytest.raises(InputError, match="at least 32"):
         cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "16"))
+
+
+def baseline_settings(*more):
+    return settings_from_constants(vars(cifar100_baseline), list(more))
+
+
+def test_cuda_graphs_where_nothing_could_be_replayed_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"CUDA_GRAPHS .* got COMPILE False, 1 process\(es\) on cpu, ACCUMULATE 1"):
+        cifar100_baseline.main(flags("baseline", tmp_path, "--cuda-graphs"))
+    possible = ["--compile", "--cuda-graphs"]
+    recipe.refuse_graphs(baseline_settings(*possible), torch.device("cuda"))
+    with pytest.raises(InputError, match="ACCUMULATE 2"):
+        recipe.refuse_graphs(baseline_settings(*possible, "--accumulate", "2"), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("more, mode", [([], None), (["--cuda-graphs"], "reduce-overhead")])
+def test_compile_is_told_what_the_constants_say(more, mode, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: told.append(options))
+    recipe.place(torch.nn.Linear(2, 2), torch.device("cpu"), baseline_settings("--compile", *more))
+    assert told == [{"dynamic": False, "mode": mode}]
 
 
 def test_one_gpu_for_all_processes_is_refused(monkeypatch):

@@ -13,7 +13,7 @@ import torch
 
 from cifar100_hybrid_Qhead import make_circuit
 from cifar100_quantum_channels import make_circuits
-from qcifar.circuits import QuantumLayer, make_runner
+from qcifar.circuits import QuantumLayer, make_runner, runs_on
 from qcifar.compiler import NotCompilable
 from qcifar.errors import InputError
 from qcifar.fast import FastCircuit, compare_with_pennylane
@@ -283,6 +283,7 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
         FastCircuit(by_value, 2, (1,))
     runner = make_runner(by_value, "fast", 2, (1,))
     assert isinstance(runner, qml.QNode) and "by_value: angles that cannot be traced" in capsys.readouterr().out
+    assert runs_on(runner) == runs_on(runner, runner) == "default.qubit"
     make_runner(by_value, "fast", 2, (1, 2, 3), "backprop")
     assert capsys.readouterr().out.endswith("cannot be compiled; it runs on default.qubit by backprop\n")
 

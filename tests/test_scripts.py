@@ -309,6 +309,7 @@ def test_head_on_pennylane_learns_what_the_compiled_one_does(tmp_path):
     more = "--epochs 1 --epochs-warmup 0 --max-lr 1e-5 --alpha-start 0.5 --n-qubits 3".split()
     fast, pennylane = (run("head", tmp_path / d, *more, "--quantum-device", d) for d in ("fast", "default.qubit"))
     scores = [key for key in fast[0] if key.startswith(("val_", "test_")) or key == "alpha"]
+    assert [result["quantum_device"] for result, _ in (fast, pennylane)] == ["fast", "default.qubit"]
     one, other = ({key: result[key] for key in scores} for result, _ in (fast, pennylane))
     assert one == pytest.approx(other, abs=3e-5)  # a gradient of the wrong sign: 1e-4 in the loss
     (_, _, rows, logits, _), (_, _, expected_rows, expected, _) = (stored(folder) for _, folder in (fast, pennylane))
@@ -371,6 +372,7 @@ def test_bad_files_are_refused_by_name_and_nothing_is_lost(calm, tmp_path):
     [
         ("baseline", ["--epochs", "0"], "EPOCHS (--epochs): expected a whole number of at least 1, got 0"),
         ("baseline", ["--weights", "nowhere.pt"], "nowhere.pt: no such file"),
+        ("baseline", ["--train-limit", "9999"], "expected at most the 3200 images of the training split"),
         ("baseline", ["--device", "cuda:99"], "CUDA devices here; use --device cpu"),
         ("head", ["--quantum-device", "no.such"], "QUANTUM_DEVICE no.such"),
         ("head", ["--quantum-device", "lightning.qubit"], "DIFF_METHOD backprop"),
