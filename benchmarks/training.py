@@ -35,7 +35,7 @@ DATASET = "cifar100"  # cifar100 or synthetic
 DATA_DIR = "./data"  # holds cifar-100-python/
 IMG_SIZE = 32  # side of the network's input, pixels
 BATCH_SIZE = 128  # images a step
-STEPS = 15  # in a turn
+STEPS = 15  # in a turn; together at most the images of the training split
 REPEATS = 5  # turns of each; the median counts
 WORKERS = 0  # processes of (c); 0 = as many as cores
 COMPILE = False  # also under torch.compile

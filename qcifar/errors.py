@@ -21,7 +21,7 @@ class Interrupted(Exception):
 
 def describe(error: BaseException) -> str:
     """Type and first line of an error that somebody else's code raised, without addresses in memory."""
-    lines = re.sub(r" at 0x[0-9a-f]+", "", str(error)).splitlines()
+    lines = re.sub(r" at 0x[0-9a-fA-F]+", "", str(error)).splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])
 
 

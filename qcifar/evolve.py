@@ -1,13 +1,9 @@
 """A circuit's steps on a batch of states, forward and backward.
 
 `evolve` runs the steps of `qcifar.steps` as plain differentiable torch, for inference and for `torch.compile`.
-`Evolve` runs the same steps with a backward pass written by hand: every step is orthogonal, so the gradient of
-a state is carried back by the transposed step, and an angle's gradient is the overlap of the gradient with the
-generator applied to the state at that place. It keeps one state a step.
-
-A step has `ahead(state, angles, scratch)`, which returns what it keeps and the next state, and
-`back(kept, gradient, angles, scratch, found)`, which returns the gradient by the state before it. Where that
-state was real or the same for all images, the gradient may have an imaginary part or columns too many.
+`Evolve` runs the same steps with a backward pass written by hand: gates are orthogonal in real arithmetic, so the
+gradient of a state is carried back by the transposed gate, and an angle's gradient is the overlap of the gradient
+with the generator applied to the state at that place. It keeps one state a step.
 
 Angles come as {use: (rows, 1 or B)}, `Scratch` holds what one call computes once.
 """
@@ -33,11 +29,11 @@ class Scratch:
 
 
 class Found:
-    """Gradients by angles, and by the parts of `Scratch`, as the steps find them."""
+    """Gradients, as the steps find them on the way back."""
 
     def __init__(self):
-        self.angles: Angles = {}
-        self.shared: dict[str, list] = {}
+        self.angles: Angles = {}  # by the angles of each use
+        self.shared: dict[str, list] = {}  # kind -> by each matrix or circle of that part of `Scratch`
 
 
 def evolve(steps, state, angles: Angles, scratch: Scratch) -> torch.Tensor:
@@ -70,9 +66,9 @@ def walk_back(steps, trail, gradient, angles: Angles, scratch: Scratch, found: F
 class Evolve(torch.autograd.Function):
     """A circuit from its arguments on, with a backward pass written by hand; differentiable once.
 
-    Args of apply: the circuit; inputs (B, n); weights or None; what angles have beside their part that is linear
-    in both: still (rows, 1) and moving (rows, B), each or None. Returns the values (B, outputs) where all are
-    read along Z, else the final state.
+    Args of apply: the circuit; inputs (B, n); weights or None; the parts of the still (rows, 1) and of the moving
+    angles (rows, B) that are not linear in these, each a tensor or None. Returns the values (B, outputs) where all
+    are read along Z, else the final state.
     """
 
     @staticmethod
@@ -81,22 +77,22 @@ class Evolve(torch.autograd.Function):
         angles = circuit.split_angles(still, moving)
         scratch = Scratch(circuit.shared, angles, keep=True)
         trail, state = walk(circuit.steps, None, angles, scratch)
-        # An output on ctx would be a cycle that only the garbage collector frees.
-        ctx.trail = [(None if kept is state else kept, shape) for kept, shape in trail]
+        kept, ctx.before = zip(*trail, strict=True)
+        ctx.save_for_backward(state, *kept)  # freed by the backward pass, unlike what lies on ctx
         ctx.circuit, ctx.angles, ctx.scratch = circuit, angles, scratch
         ctx.shapes = still.shape, moving.shape, None if weights is None else weights.shape
-        ctx.save_for_backward(state)
         return circuit.read_z(state, len(inputs)) if circuit.plain else state
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
+        if torch.is_grad_enabled():  # create_graph: torch would take these gradients for constants
+            raise RuntimeError("a compiled circuit is differentiable once; default.qubit with backprop is more often")
         circuit, scratch, found = ctx.circuit, ctx.scratch, Found()
-        (state,) = ctx.saved_tensors
+        state, *kept = ctx.saved_tensors
         still, moving, weights = ctx.shapes
         if circuit.plain:
             gradient = circuit.read_z_back(state, gradient)
-        trail = [(state if kept is None else kept, shape) for kept, shape in ctx.trail]
+        trail = list(zip(kept, ctx.before, strict=True))
         walk_back(circuit.steps, trail, gradient, ctx.angles, scratch, found)
         for part in circuit.shared:
             part.back(scratch, found)

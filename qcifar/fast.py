@@ -18,14 +18,16 @@ from torch import nn
 
 from qcifar.compiler import Angle, Layer, classify, gather, jacobian, record, schedule
 from qcifar.evolve import Angles, Evolve, Scratch, evolve
-from qcifar.steps import Circles, Fused, Kron, MovingPhases, Product, Step, Still, Turn
+from qcifar.steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
 FUSE_QUBITS = 6  # widest circuit whose still gates become one unitary
 
 
-class FastCircuit(Step):
-    """A quantum function, compiled; differentiable in inputs and weights, in the module's precision.
+class FastCircuit(Constants):
+    """A quantum function, compiled; differentiable in inputs and weights, once, in the module's precision.
+
+    Under autocast its matrix products would be rounded: switch it off around a circuit, as `QuantumLayer` does.
 
     Args:
         function: quantum function of (inputs (B, n)) or (inputs (B, n), weights) that returns expectation
@@ -127,7 +129,7 @@ class FastCircuit(Step):
             self.turned.append({"wire": wire, "coefficient": coefficient, "ry": angle, "rz": phases.get(wire)})
 
     def _place(self) -> None:
-        """Turn the layers into steps of `qcifar.evolve` and give every angle a row."""
+        """Turn the layers into steps of `qcifar.steps` and give every angle a row."""
         first = self.layers.pop(0) if self.layers and self.layers[0].kind == "R" else Layer("R", set())
         rotations = [first.rotations.get(wire, Angle()) for wire in range(self.n)]
         steps: list[Step] = [Product(self._use(*(angle * 0.5 for angle in rotations)), self.n)]
@@ -308,7 +310,7 @@ class FastCircuit(Step):
         moving = self.moving_other @ torch.stack([value.expand(len(inputs)) for value in values])
         if all(self._other_batch):
             return None, moving
-        zero = torch.zeros_like(self.still_const[0, 0])
+        zero = inputs.new_zeros(())
         still = [zero if is_batch else v.reshape(()) for v, is_batch in zip(values, self._other_batch, strict=True)]
         return self.still_other @ torch.stack(still)[:, None], moving
 
@@ -321,7 +323,7 @@ class FastCircuit(Step):
         }
 
     def join_gradients(self, found: Angles, like, *shapes) -> list[torch.Tensor]:
-        """The inverse of `split_angles`, of still and moving angles of these shapes; uses not found had no effect."""
+        """The inverse of `split_angles`, with these shapes of still and moving angles; zeros for those not found."""
         joined = []
         for kind, shape in zip(("still", "moving"), shapes, strict=True):
             parts = [

@@ -163,6 +163,8 @@ def open_run(cfg, experiment: str, device: torch.device, precision: str, parts, 
         identity["gpu"] = ", ".join(dict.fromkeys(distributed.each(torch.cuda.get_device_name(device))))
     if distributed.world_size() == 1:
         identity.pop("SYNC_BATCHNORM")  # has no effect there
+    if not cfg.cuda_graphs:
+        identity.pop("CUDA_GRAPHS")  # as in runs from before there was the constant
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
     identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane")}

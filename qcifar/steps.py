@@ -14,8 +14,8 @@ from torch import nn
 from qcifar.evolve import Angles, Found, Scratch, walk, walk_back
 
 
-class Step(nn.Module):
-    """Base of the steps: constants in float32 that become float64 without loss, and are no state."""
+class Constants(nn.Module):
+    """A module whose constants are made in float32, become float64 without loss, and are no state."""
 
     def constant(self, name: str, array: np.ndarray) -> None:
         exact = torch.from_numpy(np.ascontiguousarray(array))
@@ -32,7 +32,20 @@ class Step(nn.Module):
         return self
 
 
-class Kron(Step):
+class Step(Constants):
+    """Base of the steps.
+
+    A step has `ahead(state, angles, scratch)`, which returns what it keeps and the next state, and
+    `back(kept, gradient, angles, scratch, found)`, which returns the gradient by the state before it and leaves
+    those by its angles in `found`. Where that state was real or the same for all images, the gradient may have an
+    imaginary part or columns too many.
+
+    What several steps need is a part of `Scratch`, `Kron` or `Circles`: `forward(angles)` makes it for all of them at
+    once, `back(scratch, found)` takes what they left in `found.shared[kind]` on to the angles.
+    """
+
+
+class Kron(Constants):
     """All rotation matrices on `size` neighbouring wires, that is Kronecker products of RY(2 half)."""
 
     def __init__(self, size: int, use: int):
@@ -59,7 +72,7 @@ class Kron(Step):
         found.angles[self.use] = (overlaps @ self.generators).view(-1, 1)
 
 
-class Circles(Step):
+class Circles(Constants):
     """cos and sin of all phases that are the same for all images: phase = z @ angles, with a sign.
 
     Args:
@@ -77,11 +90,11 @@ class Circles(Step):
         self.constant("sign", sign[:, None])
 
     def forward(self, angles: Angles) -> list[tuple]:
-        """For each layer the pairs, (2, 2^N, 1) each, for `_phased`: two for the way back, two for the way ahead."""
+        """For each layer four pairs (2, 2^N, 1) for `_phased`: first and second ahead, first and second back."""
         phases = torch.bmm(angles[self.use].view(len(self.z), 1, -1), self.z)  # (layers, 1, 2^N)
         cos, sin = phases.cos() * self.sign, phases.sin() * self.sign
-        circle = torch.cat((sin, cos, -sin, cos, sin), dim=1)[..., None]
-        return [layer.unbind(0) for layer in circle.unfold(1, 2, 1).movedim(-1, 2).unbind(0)]
+        pairs = torch.cat((cos, sin, -sin, cos, cos, -sin, sin, cos), dim=1)
+        return [layer.unbind(0) for layer in pairs.view(len(self.z), 4, 2, -1, 1).unbind(0)]
 
     def back(self, scratch: Scratch, found: Found) -> None:
         by_phase = torch.stack(found.shared[self.kind])
@@ -162,7 +175,7 @@ class Still(Step):
         if self.signed:
             state = state * self.sign
         if self.circle is not None:
-            _, _, second, first = scratch.by_kind[Circles.kind][self.circle]
+            first, second, _, _ = scratch.by_kind[Circles.kind][self.circle]
             state = _phased(state.unbind(0), first, second)
         after, shape = state, state.shape
         for kron, place, wire in self.rotations:
@@ -181,7 +194,7 @@ class Still(Step):
         gradient = gradient.view(shape)
         if self.circle is not None:
             layers = scratch.by_kind[Circles.kind]
-            second, first, _, _ = layers[self.circle]
+            _, _, first, second = layers[self.circle]
             parts = gradient.unbind(0)
             by_phase = _by_phase(kept.unbind(0), parts).sum(-1, keepdim=True)
             found.shared.setdefault(Circles.kind, [None] * len(layers))[self.circle] = by_phase

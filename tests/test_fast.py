@@ -1,10 +1,12 @@
 """The compiler against PennyLane's default.qubit: random circuits, templates, the scripts' own circuits."""
 
 import copy
+import gc
 import io
 import math
 import pickle
 import shutil
+import weakref
 
 import numpy as np
 import pennylane as qml
@@ -286,6 +288,44 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
     assert runs_on(runner) == runs_on(runner, runner) == "default.qubit"
     make_runner(by_value, "fast", 2, (1, 2, 3), "backprop")
     assert capsys.readouterr().out.endswith("cannot be compiled; it runs on default.qubit by backprop\n")
+
+
+def test_a_non_linear_angle_of_the_weights_only_in_a_rotation_of_the_images():
+    def circuit(x, w):
+        qml.RY(x[..., 0], wires=0)
+        qml.RY(torch.sin(w[0]), wires=0)
+        return [qml.expval(qml.PauliZ(0))]
+
+    compare_with_pennylane(FastCircuit(circuit, 1, (1,)).double(), circuit, 1, tolerance=1e-12)
+
+
+def test_a_second_derivative_is_refused_and_not_taken_for_zero():
+    fast, x, w = FastCircuit(make_circuit(2), 2, (1, 2, 3)), torch.ones(1, 2, requires_grad=True), torch.ones(1, 2, 3)
+    assert torch.autograd.grad(fast(x, w).sum(), x)[0].abs().max() > 0.1
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(fast(x, w).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("letter", [qml.PauliZ, qml.PauliX])
+def test_what_a_pass_keeps_is_freed_without_the_garbage_collector(letter):
+    def circuit(x, w):
+        qml.AngleEmbedding(x, range(7))
+        qml.StronglyEntanglingLayers(w, range(7))
+        return [qml.expval(letter(0))]
+
+    fast, x, w = FastCircuit(circuit, 7, (2, 7, 3)), torch.ones(2, 7, requires_grad=True), torch.ones(2, 7, 3)
+    gc.collect()
+    gc.disable()
+    try:
+        values = fast(x, w)
+        nodes = [values.grad_fn]
+        while type(nodes[0]).__name__ != "EvolveBackward":
+            nodes = [*nodes[1:], *(node for node, _ in nodes[0].next_functions if node is not None)]
+        scratch = weakref.ref(nodes[0].scratch)
+        del nodes, values
+        assert scratch() is None
+    finally:
+        gc.enable()
 
 
 def test_weights_that_do_not_learn():

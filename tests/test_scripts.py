@@ -241,7 +241,7 @@ def test_run_folder_contract(name, calm):
     assert result == json.loads((folder / "result.json").read_text())
     keys = (
         "experiment control dataset seed epochs best_epoch val_top1 test_top1 test_top5 params_total params_quantum "
-        "train_seconds images_per_second alpha"
+        "train_seconds images_per_second alpha quantum_device"
     )
     assert set(keys.split()) <= result.keys()
     assert result["params_quantum"] == (24 if name == "head" else 0)
