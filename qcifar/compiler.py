@@ -64,6 +64,7 @@ class Recording:
     n_wires: int
     gates: list[tuple[str, list[int], list[int]]]  # (name, wires, numbers of its parameters)
     angles: torch.fx.GraphModule  # (inputs (B, n), weights) -> list of the tape's parameters, () or (B,)
+    rounded: bool  # whether the function itself computes some of them in less than double precision
     observables: list[list[tuple[float, dict[int, str]]]]  # for each output: [(coefficient, wire -> X, Y or Z)]
 
 
@@ -94,11 +95,21 @@ def record(function: Callable, probes: tuple[torch.Tensor, ...]) -> Recording:
         raise NotCompilable(f"angles that cannot be traced ({type(error).__name__}: {error})") from error
     tape = found["tape"]
     if len(tape.wires) > MAX_QUBITS:
-        raise NotCompilable(f"{len(tape.wires)} wires")
+        raise NotCompilable(f"{len(tape.wires)} wires, more than {MAX_QUBITS},")
     place = {wire: k for k, wire in enumerate(sorted(tape.wires.tolist(), key=lambda w: (str(type(w)), w)))}
     gates = [(name, [place[w] for w in wires], numbers) for name, wires, numbers in found["gates"]]
     observables = [_pauli_words(measurement, place) for measurement in tape.measurements]
-    return Recording(len(place), gates, graph, observables)
+    return Recording(len(place), gates, graph, _computes_below_double(graph), observables)
+
+
+def _computes_below_double(graph) -> bool:
+    for node in graph.graph.nodes:
+        value = node.meta.get("val") if node.op == "call_function" else None
+        if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
+            constant = node.target is torch.ops.aten.lift_fresh_copy.default  # is rounded alike wherever it is used
+            if torch.finfo(value.dtype).bits < 64 and not constant:
+                return True
+    return False
 
 
 def _flatten(operations, gates, parameters) -> None:

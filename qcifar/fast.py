@@ -50,7 +50,7 @@ class FastCircuit(Constants):
         generator = torch.Generator().manual_seed(0)
         self._probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
         recording = record(function, self._probes)
-        self.n = recording.n_wires
+        self.n, self.rounded = recording.n_wires, recording.rounded
         self.layers = schedule(recording)
         self._uses: list[list[Angle]] = []
         self._read_angles(recording.angles)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +118,18 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
     """`torch.load` of tensors and plain values only (`weights_only=True`); `remedy` ends the message of a refusal.
 
     Raises:
-        InputError: no such file, truncated, or with anything in it that would have to be executed.
+        InputError: no such file, damaged, or with anything in it that would have to be executed.
     """
     try:
+        if zipfile.is_zipfile(path):  # as torch.save writes; torch.load does not look at its checksums
+            with zipfile.ZipFile(path) as archive:
+                if (wrong := archive.testzip()) is not None:
+                    raise InputError(f"{path} is damaged (checksum of {wrong}); {remedy}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
         first = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged or no checkpoint ({first}); {remedy}") from None

@@ -293,13 +293,31 @@ def test_empty_batch_has_no_values_and_zero_gradients(how):
         assert inputs.grad.shape == shape and torch.equal(layer.weights.grad, torch.zeros_like(weights))
 
 
+def test_the_batch_taken_for_the_qubits_is_explained():
+    def circuit(inputs):
+        for i in range(4):
+            qml.RX(inputs[i], wires=i)
+        return [qml.expval(qml.PauliZ(i)) for i in range(4)]
+
+    with pytest.raises(InputError, match=r"cannot be built: IndexError.*qubit i takes inputs\[\.\.\., i\]"):
+        circuit_fingerprint(circuit, (2, 4))
+
+
 def test_check_layer_refuses_what_is_no_expectation_value():
     _, weights = random_head(4)
     good = head_layer(4, weights)
     check_layer(good, 4, torch.device("cpu"))
     assert good.weights.grad is None or not good.weights.grad.any()
-    with pytest.raises(InputError, match=r"head_circuit.*not finite"):
+    nan = r"head_circuit.*not finite for 2 of 2 images, whose angles go from -1 to 2"
+    with pytest.raises(InputError, match=nan):
         check_layer(head_layer(4, torch.full_like(weights, math.nan)), 4, torch.device("cpu"))
+
+    def of_length_one(inputs, weights):
+        qml.AngleEmbedding(inputs / inputs.norm(dim=-1, keepdim=True), wires=range(4))
+        qml.StronglyEntanglingLayers(weights, wires=range(4))
+        return [qml.expval(qml.PauliZ(i)) for i in range(4)]
+
+    check_layer(QuantumLayer(make_runner(of_length_one, "fast", 4, weights.shape), weights), 4, torch.device("cpu"))
 
     def three_values(inputs, weights):
         qml.AngleEmbedding(inputs, wires=range(4))

@@ -381,6 +381,16 @@ def test_nothing_is_executed_when_a_file_is_read(tmp_path):
     assert marker.exists()  # else the tests that say it did not go off would show nothing
 
 
+def test_a_checkpoint_with_one_wrong_byte_is_refused(tmp_path):
+    path = tmp_path / "last.pt"
+    write_checkpoint(path, {"weight": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    content[content.find(torch.arange(100.0, 110.0).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"last\.pt is damaged \(checksum of .*data/0\); delete it"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_checkpoint_missing_or_truncated(tmp_path, share):
     path = tmp_path / "last.pt"

@@ -299,6 +299,16 @@ def test_a_non_linear_angle_of_the_weights_only_in_a_rotation_of_the_images():
     compare_with_pennylane(FastCircuit(circuit, 1, (1,)).double(), circuit, 1, tolerance=1e-12)
 
 
+def test_a_circuit_that_rounds_to_single_precision_itself():
+    def circuit(x, w):
+        qml.AngleEmbedding(torch.sin(3 * x.float()), range(2))
+        qml.StronglyEntanglingLayers(w, range(2))
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    assert isinstance(make_runner(circuit, "fast", 2, (1, 2, 3)), FastCircuit)
+    assert FastCircuit(circuit, 2, (1, 2, 3)).rounded and not FastCircuit(make_circuit(2), 2, (1, 2, 3)).rounded
+
+
 def test_a_second_derivative_is_refused_and_not_taken_for_zero():
     fast, x, w = FastCircuit(make_circuit(2), 2, (1, 2, 3)), torch.ones(1, 2, requires_grad=True), torch.ones(1, 2, 3)
     assert torch.autograd.grad(fast(x, w).sum(), x)[0].abs().max() > 0.1
