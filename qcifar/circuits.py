@@ -19,6 +19,8 @@ from qcifar.compiler import NotCompilable
 from qcifar.errors import InputError, describe
 from qcifar.fast import FastCircuit, compare_with_pennylane
 
+INDEXING = "inputs are (B, n_qubits), so qubit i takes inputs[..., i]"  # what circuits get wrong most
+
 
 def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> Callable:
     """`circuit` as a QNode with the torch interface on a PennyLane device of `n_qubits` wires.
@@ -126,8 +128,8 @@ def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...]
         raise InputError(f"the circuit {name} gives other values for the same arguments; draw no random numbers in it")
     if together.shape == alone.shape and not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
         raise InputError(
-            f"the circuit {name}: an image's values change with the other images of its batch; inputs are "
-            f"(B, n_qubits), so qubit i takes inputs[..., i], and nothing is averaged or compared over B"
+            f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}, "
+            f"and nothing is averaged or compared over B"
         )
 
 
@@ -156,7 +158,7 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
     try:
         tape = qml.tape.make_qscript(circuit)(*probes)
     except Exception as error:
-        hint = "; inputs are (B, n_qubits), so qubit i takes inputs[..., i]" if isinstance(error, IndexError) else ""
+        hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
         raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {describe(error)}{hint}") from error
     parts = []
     for op in tape.operations:

@@ -8,6 +8,8 @@ with the generator applied to the state at that place. It keeps one state a step
 Angles come as {use: (rows, 1 or B)}, `Scratch` holds what one call computes once.
 """
 
+from collections import defaultdict
+
 import torch
 
 Angles = dict[int, torch.Tensor]
@@ -33,7 +35,11 @@ class Found:
 
     def __init__(self):
         self.angles: Angles = {}  # by the angles of each use
-        self.shared: dict[str, list] = {}  # kind -> by each matrix or circle of that part of `Scratch`
+        self.shared: dict[str, dict] = defaultdict(dict)  # kind -> place -> by that matrix or circle of `Scratch`
+
+    def stacked(self, kind: str) -> torch.Tensor:
+        """Those of one shared part in the order of their places, (places, ...)."""
+        return torch.stack([self.shared[kind][place] for place in range(len(self.shared[kind]))])
 
 
 def evolve(steps, state, angles: Angles, scratch: Scratch) -> torch.Tensor:

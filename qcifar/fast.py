@@ -273,7 +273,7 @@ class FastCircuit(Constants):
         others = self._other_angles(flat, cast)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             values = state = Evolve.apply(self, flat, cast, *others)
-            still, moving = (None, None) if self.plain else self.angles(flat, cast, others)
+            still, moving = self.angles(flat, cast, others) if self.turned else (None, None)
         else:
             still, moving = self.angles(flat, cast, others)
             angles = self.split_angles(still, moving)

@@ -68,7 +68,7 @@ class Kron(Constants):
 
     def back(self, scratch: Scratch, found: Found) -> None:
         """From sum over images of gradient @ state^T, (2^size, 2^size) for each matrix."""
-        overlaps = torch.stack(found.shared[self.kind]).flatten(1)  # (factors, 4^size)
+        overlaps = found.stacked(self.kind).flatten(1)  # (factors, 4^size)
         found.angles[self.use] = (overlaps @ self.generators).view(-1, 1)
 
 
@@ -97,7 +97,7 @@ class Circles(Constants):
         return [layer.unbind(0) for layer in pairs.view(len(self.z), 4, 2, -1, 1).unbind(0)]
 
     def back(self, scratch: Scratch, found: Found) -> None:
-        by_phase = torch.stack(found.shared[self.kind])
+        by_phase = found.stacked(self.kind)
         found.angles[self.use] = torch.bmm(by_phase.mT, self.z.mT).view(-1, 1)
 
 
@@ -187,17 +187,13 @@ class Still(Step):
         for kron, place, wire in self.rotations:
             gradient = _applied(scratch.by_kind[kron][1][place], gradient, shape[0] << wire)
         for kron, place, wire in self.rotations:
-            matrices = scratch.by_kind[kron][0]
-            groups = (shape[0] << wire, len(matrices[0]), -1)
-            overlap = torch.bmm(gradient.view(groups), kept.view(groups).mT).sum(0)
-            found.shared.setdefault(kron, [None] * len(matrices))[place] = overlap
+            groups = (shape[0] << wire, len(scratch.by_kind[kron][0][place]), -1)
+            found.shared[kron][place] = torch.bmm(gradient.view(groups), kept.view(groups).mT).sum(0)
         gradient = gradient.view(shape)
         if self.circle is not None:
-            layers = scratch.by_kind[Circles.kind]
-            _, _, first, second = layers[self.circle]
+            _, _, first, second = scratch.by_kind[Circles.kind][self.circle]
             parts = gradient.unbind(0)
-            by_phase = _by_phase(kept.unbind(0), parts).sum(-1, keepdim=True)
-            found.shared.setdefault(Circles.kind, [None] * len(layers))[self.circle] = by_phase
+            found.shared[Circles.kind][self.circle] = _by_phase(kept.unbind(0), parts).sum(-1, keepdim=True)
             gradient = _phased(parts, first, second)
         if self.signed:
             gradient = gradient * self.sign
