@@ -33,7 +33,7 @@ from qcifar.distributed import (
 )
 from qcifar.errors import InputError, Interrupted
 from qcifar.files import read_checkpoint, write_checkpoint, write_csv
-from qcifar.seeding import seed_torch
+from qcifar.streams import seed_torch
 
 SIGN = {"f1": 1, "top1": 1, "loss": -1}  # whether more is better
 REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 5.0  # of the bar: each refresh waits for the device
@@ -62,22 +62,18 @@ def train_model(
 
     Args:
         model: network from (B, C, S, S) to logits (B, classes), on the device of the loaders.
-        train_loader, val_loader: `qcifar.loader.TrainLoader` and `EvalLoader`.
         criterion: (logits, labels) -> mean loss; also the validation loss.
         optimizer, scheduler: the schedule is stepped after every batch.
-        run: `qcifar.run.Run`, the folder with metrics.csv, last.pt, best.pt and log.txt.
-        epochs: passes over the training split.
+        run: the folder with metrics.csv, last.pt, best.pt and log.txt.
         select_by: what decides the best epoch on validation: "f1" (macro), "top1" or "loss".
         autocast: context manager around each forward pass.
         checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
         accumulate: micro-batches of equal size that a step's gradient is averaged over.
-        on_epoch_start: called with the epoch's number (from 0) before its first step. When a run
-            resumes inside an epoch it is called too, and what it set is then overwritten by the
-            checkpoint.
+        on_epoch_start: called with the epoch's number (from 0) before its first step; when a run resumes
+            inside an epoch, too, and the checkpoint then overwrites what it set.
         on_epoch_end: called with (epoch, row); may add entries to the row of metrics.csv.
 
-    Returns:
-        (model, history): the model with the weights of the best epoch, and one dict an epoch.
+    Returns: the model with the weights of the best epoch, and the history, one dict an epoch.
 
     Raises:
         InputError: the checkpoint is damaged or of another run; the loss is not finite.
@@ -97,10 +93,10 @@ def train_model(
             while now.epoch < epochs:
                 if now.step == 0:
                     begin_epoch(now.epoch)
-                network = replicate(model)  # anew each epoch, since a phase may change what learns
                 try:
                     train_one_epoch(
-                        network, train_loader, criterion, optimizer, scheduler, now,
+                        replicate(model),  # anew each epoch, since a phase may change what learns
+                        train_loader, criterion, optimizer, scheduler, now,
                         title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
                         stop=stop, save=save, save_every=60 * checkpoint_minutes,
                     )  # fmt: skip
@@ -112,23 +108,23 @@ def train_model(
                 row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
                 if on_epoch_end:
                     on_epoch_end(now.epoch, row)
-                now.history.append(row)
-                if SIGN[select_by] * scores[select_by] > now.best_value:
-                    now.best_epoch, now.best_value = now.epoch, SIGN[select_by] * scores[select_by]
-                    best = {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity}
-                    write_checkpoint(run.best_path, best)
-                now = Progress(
-                    epoch=now.epoch + 1, history=now.history, best_epoch=now.best_epoch, best_value=now.best_value
-                )
-                write_csv(run.metrics_path, now.history)
+                now = next_epoch(run, model, now, row, SIGN[select_by] * scores[select_by])
                 save()  # after best.pt: what lies on disk is never ahead of its best model
                 run.log(describe(row, epochs))
                 stop.check()
-
-        best = load_best(run, now, train_loader.images.device)
-        begin_epoch(best["epoch"])
-        restore({"model": model}, best, run.best_path)
+        load_best(run, model, now, begin_epoch, train_loader.images.device)
     return model, now.history
+
+
+def next_epoch(run, model, now, row, value):
+    """Write metrics.csv, and best.pt where `value` is the best so far; where the run is at the next epoch's start."""
+    best_epoch, best_value = now.best_epoch, now.best_value
+    if value > best_value:
+        best_epoch, best_value = now.epoch, value
+        write_checkpoint(run.best_path, {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity})
+    history = [*now.history, row]
+    write_csv(run.metrics_path, history)
+    return Progress(epoch=now.epoch + 1, history=history, best_epoch=best_epoch, best_value=best_value)
 
 
 def resumed(run, stateful, loader, begin_epoch, epochs):
@@ -289,7 +285,7 @@ def load_checkpoint(path, identity, device, remedy="delete it and run again"):
     """Read a checkpoint of the run that `identity` describes. Raises `InputError` for any other."""
     saved = read_checkpoint(path, device, remedy)
     if not isinstance(saved, dict) or not {"identity", "model"} <= saved.keys():
-        raise InputError(f"{path} is no checkpoint of this test bench; delete it and run again")
+        raise InputError(f"{path} is not a checkpoint of this test bench; delete it and run again")
     differing = [key for key in identity if saved["identity"].get(key) != identity[key]]
     if differing:
         raise InputError(
@@ -298,14 +294,15 @@ def load_checkpoint(path, identity, device, remedy="delete it and run again"):
     return saved
 
 
-def load_best(run, now, device):
-    """The checkpoint of the best epoch of `now.history`. Raises `InputError` where best.pt is of another one."""
+def load_best(run, model, now, begin_epoch, device):
+    """Give `model` the weights of the best epoch of `now.history`. Raises `InputError` where best.pt is of another."""
     remedy = "--no-resume starts over"
     best = load_checkpoint(run.best_path, run.identity, device, remedy)
     if best.get("epoch") != now.best_epoch:
         found = best["epoch"] + 1 if "epoch" in best else "none"
         raise InputError(f"{run.best_path}: expected the best epoch, {now.best_epoch + 1}, got epoch {found}; {remedy}")
-    return best
+    begin_epoch(best["epoch"])
+    restore({"model": model}, best, run.best_path)
 
 
 def restore(stateful, saved, path):

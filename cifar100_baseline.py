@@ -9,17 +9,16 @@ last.pt, best.pt, log.txt). Interrupted, the same command goes on where it stopp
 experiments are this script plus a quantum part: `diff` them.
 """
 
-import sys
-
 from torch import nn
 
-from DLfunctions import train_model
+from DLfunctions import evaluate, train_model
 from qcifar.config import settings_from_constants
+from qcifar.device import autocast, set_up_torch
 from qcifar.errors import run_script
-from qcifar.models import build_resnet
-from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
-from qcifar.run import open_run, report
-from qcifar.seeding import autocast, set_up_torch
+from qcifar.models import build_network
+from qcifar.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
+from qcifar.result import report
+from qcifar.run import open_run
 
 # run
 SEED = 42  # of initial weights, image order and augmentation
@@ -39,7 +38,8 @@ IMG_SIZE = 224  # side of the network's input, pixels
 TRAIN_LIMIT = 0  # first k training images after a seeded shuffle; 0 = all
 EVAL_LIMIT = 0  # likewise for validation and for test
 # model
-MODEL_NAME = "resnet34"  # torchvision's name
+MODEL_NAME = "resnet34"  # torchvision's name of a classification network
+STEM = "imagenet"  # first layers: imagenet (as torchvision has them) or cifar (3 x 3, stride 1, no pooling; ResNets)
 WEIGHTS = "imagenet"  # imagenet, none or the path of a state dict
 # optimizer
 EPOCHS = 40  # passes over the training split
@@ -51,29 +51,40 @@ SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
 ACCUMULATE = 1  # micro-batches a step: less memory, but batch norm sees BATCH_SIZE / ACCUMULATE images at a time
 SYNC_BATCHNORM = True  # under torchrun: batch norm over the batch of all processes; False: over each one's slice
 
+own_rules = {}  # what constants may be that only this experiment has: none; those above are the recipe
 
-def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+
+def prepare(cfg):
+    """Everything that is trained and tested, as the constants say."""
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
-    run = open_run(cfg, "cifar100_baseline_det", device, precision, parts)
-    if run.finished:
-        return run.show_result()
+    run = open_run(cfg, "cifar100_baseline_det", own_rules, device, precision, parts)
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
-    model = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
-    model = place(model, device, cfg)
+    model = place(build_network(cfg, run.note), device, cfg)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
     scheduler = make_schedule(optimizer, cfg.max_lr, cfg.epochs * len(train_loader))
-    context = autocast(device, precision)
-    model, history = train_model(
-        model, train_loader, val_loader, criterion, optimizer, scheduler, run,
-        epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
-        accumulate=cfg.accumulate,
+    return Prepared(
+        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
+        autocast(device, precision),
     )  # fmt: skip
-    return report(run, cfg, model, test_loader, parts.test.index, criterion, context, history)
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), argv, own_rules)
+    it = prepare(cfg)
+    if it.run.finished:
+        return it.run.show_result()
+    model, history = train_model(
+        it.model, it.train_loader, it.val_loader, it.criterion, it.optimizer, it.scheduler, it.run,
+        epochs=cfg.epochs, select_by=cfg.select_by, autocast=it.autocast, checkpoint_minutes=cfg.checkpoint_minutes,
+        accumulate=cfg.accumulate, on_epoch_start=it.on_epoch_start, on_epoch_end=it.on_epoch_end,
+    )  # fmt: skip
+    with it.run.why_it_ended():  # the one look at the test set
+        scores, logits, labels = evaluate(model, it.test_loader, it.criterion, it.autocast, f"{it.run.mark}test")
+    return report(it, cfg, history, scores, logits, labels)
 
 
 if __name__ == "__main__":

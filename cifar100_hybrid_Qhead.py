@@ -12,21 +12,21 @@ runs/cifar100_hybrid_qhead/seed<SEED>/ with the same files as the baseline.
 
 import functools
 import math
-import sys
 
 import pennylane as qml
 import torch
 from torch import nn
 
-from DLfunctions import train_model
+from DLfunctions import evaluate, train_model
 from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner, refuse_other_method, runs_on
-from qcifar.config import settings_from_constants
-from qcifar.data import CLASSES
+from qcifar.config import one_of, own, real, settings_from_constants, text, whole
+from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
-from qcifar.models import build_resnet
-from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
-from qcifar.run import open_run, report
-from qcifar.seeding import autocast, set_up_torch, torch_stream
+from qcifar.models import build_network, split_head
+from qcifar.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
+from qcifar.result import report
+from qcifar.run import open_run
+from qcifar.streams import torch_stream
 
 # run
 SEED = 42  # of initial weights, image order and augmentation
@@ -46,7 +46,8 @@ IMG_SIZE = 224  # side of the network's input, pixels
 TRAIN_LIMIT = 0  # first k training images after a seeded shuffle; 0 = all
 EVAL_LIMIT = 0  # likewise for validation and for test
 # model
-MODEL_NAME = "resnet34"  # torchvision's name
+MODEL_NAME = "resnet34"  # torchvision's name of a classification network
+STEM = "imagenet"  # first layers: imagenet (as torchvision has them) or cifar (3 x 3, stride 1, no pooling; ResNets)
 WEIGHTS = "imagenet"  # imagenet, none or the path of a state dict
 # optimizer
 EPOCHS = 40  # passes over the training split
@@ -68,37 +69,48 @@ ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbound
 DIFF_METHOD = "backprop"  # fast has no other; a PennyLane device: backprop, adjoint, parameter-shift or best
 
 
-def head_circuit(n_qubits, inputs, weights):
+own_rules = {  # what constants may be that only this experiment has, and their standard values
+    "N_QUBITS": own(4, whole(1, 20)),
+    "QUANTUM_DEVICE": own("fast", text("fast or the name of a PennyLane device")),
+    "N_LAYERS": own(2, whole(1)),
+    "EPOCHS_WARMUP": own(5, whole(0)),
+    "SCHEDULE": own("shared", one_of("shared", "per_phase"), changes_recipe=True),
+    "ALPHA_START": own(0.1, real(0, 1, open_low=True, open_high=True)),
+    "ANGLE_SCALING": own("tanh", one_of("tanh", "none")),
+    "DIFF_METHOD": own("backprop", one_of("backprop", "adjoint", "parameter-shift", "best")),
+}
+
+
+def head_circuit(angles, weights, n_qubits):
     """Angle encoding, then layers of general rotations and CNOT rings; read out along Z."""
-    qml.AngleEmbedding(inputs, wires=range(n_qubits))  # RX
+    qml.AngleEmbedding(angles, wires=range(n_qubits))  # RX
     qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
     return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
 
 
-def make_circuit(n_qubits):
-    """The circuit as a function of inputs (B, n_qubits) and weights (n_layers, n_qubits, 3)."""
-    return functools.partial(head_circuit, n_qubits)  # by place: a keyword would stay in the signature
+def make_circuit(n_qubits, n_layers):
+    """The circuit as a function of angles (B, n_qubits) and weights, and the shape (n_layers, n_qubits, 3) of these."""
+    circuit = functools.partial(head_circuit, n_qubits=n_qubits)
+    return circuit, qml.StronglyEntanglingLayers.shape(n_layers, n_qubits)
 
 
 class HybridNet(nn.Module):
     """Backbone with a classical head and a quantum branch, fused by a learned gate.
 
     Args:
-        resnet: the baseline network; its `fc` becomes the classical head.
+        net: the baseline network; its last layer becomes the classical head.
         circuit: layer from angles (B, n_qubits) to expectation values (B, n_qubits).
         n_qubits: width of the circuit.
         angle_scaling: "tanh": angles pi * tanh(pre_q); "none": pre_q itself.
     """
 
-    def __init__(self, resnet, circuit, n_qubits, angle_scaling):
+    def __init__(self, net, circuit, n_qubits, angle_scaling):
         super().__init__()
-        features = resnet.fc.in_features
-        self.classifier = resnet.fc
-        resnet.fc = nn.Identity()
-        self.backbone = resnet
-        self.pre_q = nn.Linear(features, n_qubits)
+        self.classifier = split_head(net)
+        self.backbone = net
+        self.pre_q = nn.Linear(self.classifier.in_features, n_qubits)
         self.circuit = circuit
-        self.post_q = nn.Linear(n_qubits, CLASSES)
+        self.post_q = nn.Linear(n_qubits, self.classifier.out_features)
         self.alpha_raw = nn.Parameter(torch.tensor(-20.0))  # phase A: alpha = 2e-9
         self.bounded = angle_scaling == "tanh"
         self.branch_on = False
@@ -128,35 +140,8 @@ class HybridNet(nn.Module):
             self.alpha_raw.data.fill_(math.log(alpha_start / (1 - alpha_start)))
 
 
-class OneCyclePerPhase:
-    """The published schedule: phase B begins with a new optimizer and a OneCycle of its own.
-
-    Stepped after every batch like a torch schedule; its state is the number of steps taken.
-    """
-
-    def __init__(self, optimizer, max_lr, steps_a, steps_b):
-        self.optimizer, self.max_lr, self.steps_a, self.steps_b = optimizer, max_lr, steps_a, steps_b
-        self.taken = 0
-        self.cycle = make_schedule(optimizer, max_lr, steps_a or steps_b)
-
-    def step(self):
-        self.taken += 1
-        if self.taken == self.steps_a and self.steps_b:
-            self.optimizer.state.clear()  # moments and step counts, as in a new optimizer
-            self.cycle = make_schedule(self.optimizer, self.max_lr, self.steps_b)
-        else:
-            self.cycle.step()
-
-    def state_dict(self):
-        return {"taken": self.taken, "cycle": self.cycle.state_dict()}
-
-    def load_state_dict(self, state):
-        self.taken = state["taken"]
-        self.cycle.load_state_dict(state["cycle"])
-
-
-def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+def prepare(cfg):
+    """Everything that is trained and tested, as the constants say."""
     if cfg.epochs_warmup > cfg.epochs:
         raise InputError(
             f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}"
@@ -164,41 +149,49 @@ def main(argv=None):
     refuse_other_method(cfg.quantum_device, cfg.diff_method)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
-    circuit = make_circuit(cfg.n_qubits)
-    shapes = (2, cfg.n_qubits), qml.StronglyEntanglingLayers.shape(cfg.n_layers, cfg.n_qubits)
-    fingerprint = circuit_fingerprint(circuit, *shapes)
-    run = open_run(cfg, "cifar100_hybrid_qhead", device, precision, parts, circuits=[fingerprint])
-    if run.finished:
-        return run.show_result()
+    circuit, weight_shape = make_circuit(cfg.n_qubits, cfg.n_layers)
+    fingerprint = circuit_fingerprint(circuit, (2, cfg.n_qubits), weight_shape)
+    run = open_run(cfg, "cifar100_hybrid_qhead", own_rules, device, precision, parts, circuits=[fingerprint])
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
-    resnet = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
+    net = build_network(cfg, run.note)
+    runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, weight_shape, cfg.diff_method)
     with torch_stream(cfg.seed, "quantum"):
-        runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, shapes[1], cfg.diff_method)
-        weights = 2 * math.pi * torch.rand(shapes[1])  # radians
-        model = HybridNet(resnet, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
+        weights = 2 * math.pi * torch.rand(weight_shape)  # radians
+        model = HybridNet(net, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
     model = place(model, device, cfg)
     check_layer(model.circuit, cfg.n_qubits, device)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
-    steps_a, steps_b = (n * len(train_loader) for n in (cfg.epochs_warmup, cfg.epochs - cfg.epochs_warmup))
-    if cfg.schedule == "shared":
-        scheduler = make_schedule(optimizer, cfg.max_lr, steps_a + steps_b)
-    else:
-        scheduler = OneCyclePerPhase(optimizer, cfg.max_lr, steps_a, steps_b)
-    context = autocast(device, precision)
-    model, history = train_model(
-        model, train_loader, val_loader, criterion, optimizer, scheduler, run,
-        epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
-        accumulate=cfg.accumulate,
+    cycles = (cfg.epochs_warmup, cfg.epochs - cfg.epochs_warmup) if cfg.schedule == "per_phase" else (cfg.epochs,)
+    scheduler = make_schedule(optimizer, cfg.max_lr, *(epochs * len(train_loader) for epochs in cycles))
+    return Prepared(
+        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
+        autocast(device, precision),
         on_epoch_start=lambda epoch: model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start),
         on_epoch_end=lambda epoch, row: row.update(alpha=model.alpha.item()),
+        facts=lambda: {
+            "params_quantum": model.circuit.weights.numel(),
+            "quantum_device": runs_on(runner),
+            "alpha": model.alpha.item(),
+        },
     )  # fmt: skip
-    return report(
-        run, cfg, model, test_loader, parts.test.index, criterion, context, history,
-        params_quantum=model.circuit.weights.numel(), quantum_device=runs_on(runner), alpha=model.alpha.item(),
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), argv, own_rules)
+    it = prepare(cfg)
+    if it.run.finished:
+        return it.run.show_result()
+    model, history = train_model(
+        it.model, it.train_loader, it.val_loader, it.criterion, it.optimizer, it.scheduler, it.run,
+        epochs=cfg.epochs, select_by=cfg.select_by, autocast=it.autocast, checkpoint_minutes=cfg.checkpoint_minutes,
+        accumulate=cfg.accumulate, on_epoch_start=it.on_epoch_start, on_epoch_end=it.on_epoch_end,
     )  # fmt: skip
+    with it.run.why_it_ended():  # the one look at the test set
+        scores, logits, labels = evaluate(model, it.test_loader, it.criterion, it.autocast, f"{it.run.mark}test")
+    return report(it, cfg, history, scores, logits, labels)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,22 @@ Writes runs/cifar100_quantum_channels/seed<SEED>/ with the same files as the bas
 """
 
 import functools
-import sys
 from pathlib import Path
 
 import pennylane as qml
 import torch
 from torch import nn
 
-from DLfunctions import train_model
+from DLfunctions import evaluate, train_model
 from qcifar.circuits import circuit_fingerprint, make_runner, runs_on
-from qcifar.config import settings_from_constants
+from qcifar.config import SWITCH, one_of, own, settings_from_constants, text, whole
 from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
-from qcifar.errors import InputError, run_script
-from qcifar.models import build_resnet
-from qcifar.recipe import load_parts, make_loaders, make_optimizer, make_schedule, place
-from qcifar.run import open_run, report
-from qcifar.seeding import autocast, set_up_torch
+from qcifar.device import autocast, set_up_torch
+from qcifar.errors import run_script
+from qcifar.models import build_network, first_conv
+from qcifar.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
+from qcifar.result import report
+from qcifar.run import open_run
 
 # run
 SEED = 42  # of initial weights, image order and augmentation
@@ -47,7 +47,8 @@ IMG_SIZE = 224  # side of the network's input, pixels
 TRAIN_LIMIT = 0  # first k training images after a seeded shuffle; 0 = all
 EVAL_LIMIT = 0  # likewise for validation and for test
 # model
-MODEL_NAME = "resnet34"  # torchvision's name
+MODEL_NAME = "resnet34"  # torchvision's name of a classification network
+STEM = "imagenet"  # first layers: imagenet (as torchvision has them) or cifar (3 x 3, stride 1, no pooling; ResNets)
 WEIGHTS = "imagenet"  # imagenet, none or the path of a state dict
 # optimizer
 EPOCHS = 40  # passes over the training split
@@ -67,6 +68,17 @@ QUANTUM_IMAGE_SIZE = 28  # side of the grey image whose cells are averaged, pixe
 ALIGN_MAPS = True  # maps follow the image's crop and flip; published: False
 MAP_SCALING = "fixed"  # fixed keeps [-1, 1]; minmax stretches each map to [0, 1] as published
 EXTRA_CHANNEL_INIT = "zero"  # conv1 filters of QE and QT: zero starts as the baseline; mean (of RGB) as published
+
+own_rules = {  # what constants may be that only this experiment has, and their standard values
+    "N_QUBITS": own(4, whole(2, 20)),  # the descriptors entangle neighbours
+    "QUANTUM_DEVICE": own("fast", text("fast or the name of a PennyLane device")),
+    "CIRCUITS": own("default", one_of("default", "published")),
+    "QUANTUM_DEPTH": own(1, whole(1)),
+    "QUANTUM_IMAGE_SIZE": own(28, whole(2, 1024)),
+    "ALIGN_MAPS": own(True, SWITCH),
+    "MAP_SCALING": own("fixed", one_of("fixed", "minmax")),
+    "EXTRA_CHANNEL_INIT": own("zero", one_of("zero", "mean")),
+}
 
 
 def edge_circuit(angles, n_qubits, depth):
@@ -127,10 +139,6 @@ def published_texture_circuit(angles, n_qubits, depth):
 
 def make_circuits(circuits, n_qubits, depth):
     """The edge and the texture circuit as functions of angles (B, n_qubits)."""
-    if n_qubits < 2:
-        raise InputError(
-            f"N_QUBITS (--n-qubits): the descriptors entangle neighbours, expected at least 2, got {n_qubits}"
-        )
     pair = {
         "default": (edge_circuit, texture_circuit),
         "published": (published_edge_circuit, published_texture_circuit),
@@ -138,73 +146,85 @@ def make_circuits(circuits, n_qubits, depth):
     return [functools.partial(circuit, n_qubits=n_qubits, depth=depth) for circuit in pair]
 
 
-def expand_conv1(model, extra_channels, init):
-    """Give `model.conv1` `extra_channels` more inputs; its RGB filters stay as they are, in place.
+def widen_first_conv(net, extra_channels, init):
+    """Give the first convolution of `net` `extra_channels` more inputs; its RGB filters stay as they are, in place.
 
     With "zero" the network's output is unchanged, to the bit; with "mean" each new channel gets the
     mean of the RGB filters.
     """
-    old = model.conv1
+    name, old = first_conv(net)
     new = nn.utils.skip_init(
-        nn.Conv2d, 3 + extra_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False
-    )
+        nn.Conv2d, 3 + extra_channels, old.out_channels, old.kernel_size, old.stride, old.padding,
+        bias=old.bias is not None,
+    )  # fmt: skip
     extra = old.weight.mean(dim=1, keepdim=True) if init == "mean" else torch.zeros_like(old.weight[:, :1])
     with torch.no_grad():
         new.weight.copy_(torch.cat([old.weight, extra.expand(-1, extra_channels, -1, -1)], dim=1))  # (64, 5, 7, 7)
-    model.conv1 = new
+        if old.bias is not None:
+            new.bias.copy_(old.bias)
+    net.set_submodule(name, new)
 
 
-def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
-    edge, texture = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
+def quantum_maps(cfg, parts, qnodes, fingerprints, name):
+    """The two maps of the images of part `name`, from their cached or newly computed descriptors."""
+    part = getattr(parts, name)
+    descriptors = []
+    for kind, qnode, fingerprint in zip(("edge", "tex"), qnodes, fingerprints, strict=True):
+        parameters = {
+            "circuit": fingerprint,
+            "n_qubits": cfg.n_qubits,
+            "depth": cfg.quantum_depth,
+            "image_size": cfg.quantum_image_size,
+            "preprocessing": PREPROCESSING,
+            "device": cfg.quantum_device,
+            "data": parts.data.fingerprint,
+            "split": parts.split.fingerprint,
+        }
+        folder = Path(cfg.run_dir) / "cifar100_quantum_channels" / "descriptors"
+        values = cached_descriptors(folder, name, kind, qnode, part.images, part.index, parameters)
+        descriptors.append(values.to(part.images.device))
+    return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
+
+
+def prepare(cfg):
+    """Everything that is trained and tested, as the constants say."""
     refuse_small_image(cfg.n_qubits, cfg.quantum_image_size)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
-    fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in (edge, texture)]
-    run = open_run(cfg, "cifar100_quantum_channels", device, precision, parts, circuits=fingerprints)
-    if run.finished:
-        return run.show_result()
+    circuits = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
+    fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in circuits]
+    run = open_run(cfg, "cifar100_quantum_channels", own_rules, device, precision, parts, circuits=fingerprints)
 
-    qnode_edge = make_runner(edge, cfg.quantum_device, cfg.n_qubits)
-    qnode_tex = make_runner(texture, cfg.quantum_device, cfg.n_qubits)
-
-    def quantum_maps(name):
-        part = getattr(parts, name)
-        descriptors = []
-        for kind, qnode, fingerprint in (("edge", qnode_edge, fingerprints[0]), ("tex", qnode_tex, fingerprints[1])):
-            parameters = {
-                "circuit": fingerprint,
-                "n_qubits": cfg.n_qubits,
-                "depth": cfg.quantum_depth,
-                "image_size": cfg.quantum_image_size,
-                "preprocessing": PREPROCESSING,
-                "device": cfg.quantum_device,
-                "data": parts.data.fingerprint,
-                "split": parts.split.fingerprint,
-            }
-            folder = Path(cfg.run_dir) / "cifar100_quantum_channels" / "descriptors"
-            values = cached_descriptors(folder, name, kind, qnode, part.images, part.index, parameters)
-            descriptors.append(values.to(device))
-        return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
-
-    train_loader, val_loader, test_loader = make_loaders(parts, cfg, quantum_maps)
-    model = build_resnet(cfg.model_name, cfg.weights, cfg.seed)
-    expand_conv1(model, 2, cfg.extra_channel_init)
+    qnodes = [make_runner(circuit, cfg.quantum_device, cfg.n_qubits) for circuit in circuits]
+    maps = functools.partial(quantum_maps, cfg, parts, qnodes, fingerprints)
+    train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
+    model = build_network(cfg, run.note)
+    widen_first_conv(model, 2, cfg.extra_channel_init)
     model = place(model, device, cfg)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
     scheduler = make_schedule(optimizer, cfg.max_lr, cfg.epochs * len(train_loader))
-    context = autocast(device, precision)
+    return Prepared(
+        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
+        autocast(device, precision),
+        facts=lambda: {"quantum_device": runs_on(*qnodes)},
+    )  # fmt: skip
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), argv, own_rules)
+    it = prepare(cfg)
+    if it.run.finished:
+        return it.run.show_result()
     model, history = train_model(
-        model, train_loader, val_loader, criterion, optimizer, scheduler, run,
-        epochs=cfg.epochs, select_by=cfg.select_by, autocast=context, checkpoint_minutes=cfg.checkpoint_minutes,
-        accumulate=cfg.accumulate,
+        it.model, it.train_loader, it.val_loader, it.criterion, it.optimizer, it.scheduler, it.run,
+        epochs=cfg.epochs, select_by=cfg.select_by, autocast=it.autocast, checkpoint_minutes=cfg.checkpoint_minutes,
+        accumulate=cfg.accumulate, on_epoch_start=it.on_epoch_start, on_epoch_end=it.on_epoch_end,
     )  # fmt: skip
-    return report(
-        run, cfg, model, test_loader, parts.test.index, criterion, context, history,
-        quantum_device=runs_on(qnode_edge, qnode_tex),
-    )  # fmt: skip
+    with it.run.why_it_ended():  # the one look at the test set
+        scores, logits, labels = evaluate(model, it.test_loader, it.criterion, it.autocast, f"{it.run.mark}test")
+    return report(it, cfg, history, scores, logits, labels)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
     python compare_runs.py
     python compare_runs.py --run-dir runs/demo
 
-Reads runs/<experiment>/seed<SEED>/result.json; names the runs that are not finished. Accuracies are
-in percent; runs on the synthetic data set are marked.
+Reads result.json in runs/<experiment>/seed<SEED>/ and runs/<experiment>/<variant>/seed<SEED>/; names the runs
+that are not finished. A variant says which of an experiment's own constants are not at their standard values.
+Accuracies are in percent; runs on the synthetic data set are marked.
 """
 
-import sys
 from pathlib import Path
 
 from qcifar.config import settings_from_constants
@@ -19,6 +19,7 @@ RUN_DIR = "./runs"  # where the run folders lie
 # heading, how a result gives the cell
 columns = {
     "experiment": lambda r: r["experiment"],
+    "variant": lambda r: r["variant"],
     "seed": lambda r: f"{r['seed']}",
     "epochs": lambda r: f"{r['epochs']}",
     "test top-1": lambda r: f"{100 * r['test_top1']:.2f}",
@@ -38,16 +39,16 @@ columns = {
 
 
 def find_runs(run_dir: Path) -> tuple[list[dict], list[str]]:
-    """Results of the finished runs below `run_dir`, by experiment and seed, and names of the others."""
+    """Results of the finished runs below `run_dir`, by experiment, variant and seed, and names of the others."""
     if not run_dir.is_dir():
         raise InputError(f"no folder {run_dir}: expected runs of the three scripts; name it with --run-dir")
     results, unfinished = [], []
-    for folder in sorted(path for path in run_dir.glob("*/seed*") if path.is_dir()):
+    for folder in sorted(path for depth in ("*", "*/*") for path in run_dir.glob(f"{depth}/seed*") if path.is_dir()):
         if (folder / "result.json").exists():
             results.append(read_result(folder / "result.json"))
         else:
             unfinished.append(str(folder))
-    return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["seed"])), unfinished
+    return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["variant"], r["seed"])), unfinished
 
 
 def read_result(path: Path) -> dict:
@@ -56,11 +57,11 @@ def read_result(path: Path) -> dict:
     try:
         for cell in columns.values():
             cell(result)
-        for name, kind in {"dataset": str, "experiment": str, "seed": int}.items():
+        for name, kind in {"dataset": str, "experiment": str, "variant": str, "seed": int}.items():
             if not isinstance(result[name], kind):
                 raise TypeError(f"{name} is {result[name]!r}")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no result of these scripts ({error!r}); move it away") from None
+        raise InputError(f"{path} is not a result of these scripts ({error!r}); move it away") from None
     return result
 
 
@@ -68,7 +69,7 @@ def table(results: list[dict]) -> str:
     """The results as aligned text, one line each; text columns to the left, numbers to the right."""
     rows = [list(columns)] + [[cell(result) for cell in columns.values()] for result in results]
     widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
-    left = {"experiment", "start", "data", "precision", "recipe"}
+    left = {"experiment", "variant", "start", "data", "precision", "recipe"}
     return "\n".join(
         "  ".join(
             cell.ljust(width) if name in left else cell.rjust(width)
@@ -79,7 +80,7 @@ def table(results: list[dict]) -> str:
 
 
 def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    cfg = settings_from_constants(globals(), argv)
     results, unfinished = find_runs(Path(cfg.run_dir))
     for name in unfinished:
         print(f"not finished: {name}")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a script up to where its training begins, turns of timing, and the hardware."""
+"""What the benchmarks share: what a script is about to train, turns of timing, and the hardware."""
 
 import importlib
 import os
@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qcifar.config import settings_from_constants
 from qcifar.distributed import started_by_torchrun
 from qcifar.errors import InputError
+from qcifar.identity import git_commit
+from qcifar.recipe import Prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -25,31 +28,12 @@ SCRIPTS = {
 }
 
 
-class _Begun(Exception):
-    pass
-
-
-def begin(script: str, argv: list[str]) -> tuple[tuple, dict]:
-    """Run a script's `main` until it calls `train_model`, and return what it would have passed.
-
-    So what is measured is what the script trains, and not a copy of it.
-    """
+def begin(script: str, argv: list[str]) -> Prepared:
+    """What a script trains under these flags, so that what is measured is not a copy of it."""
     if started_by_torchrun():
         raise InputError("benchmarks run on one process; start this with python, not torchrun")
-    module, passed = importlib.import_module(SCRIPTS[script]), []
-
-    def instead(*args, **kwargs):
-        passed.extend((args, kwargs))
-        raise _Begun
-
-    original, module.train_model = module.train_model, instead
-    try:
-        module.main(argv)
-    except _Begun:
-        return passed[0], passed[1]
-    finally:
-        module.train_model = original
-    raise RuntimeError(f"{SCRIPTS[script]} ended before it trained")
+    module = importlib.import_module(SCRIPTS[script])
+    return module.prepare(settings_from_constants(vars(module), argv, module.own_rules))
 
 
 class HostReads(TorchDispatchMode):
@@ -112,18 +96,14 @@ def conditions(device: torch.device) -> str:
     cores = f"{_processor()}, {cores_at_hand()} cores, {torch.get_num_threads()} threads"
     hardware = torch.cuda.get_device_name(device) + ", " + cores if device.type == "cuda" else cores
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {_commit()}, {hardware}, torch {torch.__version__}"
+    return (
+        f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {git_commit()[:7]}, {hardware}, torch {torch.__version__}"
+    )
 
 
 def cores_at_hand() -> int:
     """Cores that this process may use, not those that the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _commit() -> str:
-    from qcifar.run import git_commit
-
-    return git_commit()[:7]
 
 
 def _processor() -> str:

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import SCRIPTS, HostReads, conditions
 from benchmarks.training import Contender
-from qcifar.config import RULES, one_of, settings_from_constants
+from qcifar.config import one_of, settings_from_constants, whole
 from qcifar.errors import run_script
 
 SCRIPT = "baseline"  # baseline, channels or head
@@ -31,12 +31,12 @@ BATCH_SIZE = 128  # images a step
 STEPS = 5  # profiled, after as many that are not
 COMPILE = False  # torch.compile
 
-RULES |= {"SCRIPT": one_of(*SCRIPTS)}
+own_rules = {"SCRIPT": one_of(*SCRIPTS), "STEPS": whole(2, 300)}
 host_waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
 def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    cfg = settings_from_constants(globals(), argv, own_rules)
     with tempfile.TemporaryDirectory() as folder:
         contender = Contender(cfg, cfg.script, folder, *(["--compile"] if cfg.compile else []))
         contender.loop()

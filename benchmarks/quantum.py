@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,14 +27,14 @@ from benchmarks.common import conditions, in_turns, peak_memory_of, save
 from cifar100_hybrid_Qhead import HybridNet, make_circuit
 from cifar100_quantum_channels import make_circuits
 from qcifar.circuits import QuantumLayer
-from qcifar.config import RULES, settings_from_constants, whole
+from qcifar.config import settings_from_constants, whole
 from qcifar.data import CLASSES
 from qcifar.descriptors import AMPLITUDES_PER_CHUNK, cached_descriptors
+from qcifar.device import reuse_freed_memory
 from qcifar.errors import run_script
 from qcifar.fast import FastCircuit
-from qcifar.models import build_resnet
+from qcifar.models import build_network
 from qcifar.recipe import make_optimizer
-from qcifar.seeding import reuse_freed_memory
 
 THREADS = 1  # of torch, and of jax where that is one
 MAX_QUBITS = 12  # widest descriptors
@@ -41,7 +42,7 @@ REPEATS = 7  # of each measurement; the median counts
 BATCH = 128  # images in a step of the head
 COMPILE = True  # also the head under torch.compile, which needs a C++ compiler and minutes
 
-RULES |= {"THREADS": whole(1, 1024), "MAX_QUBITS": whole(4, 14), "REPEATS": whole(1), "BATCH": whole(1)}
+own_rules = {"THREADS": whole(1, 1024), "MAX_QUBITS": whole(4, 14), "REPEATS": whole(1), "BATCH": whole(1)}
 
 
 class Row:
@@ -86,8 +87,7 @@ def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
 
 def head(n_qubits: int, n_layers: int, batch: int, repeats: int, inductor_too: bool) -> dict[str, float]:
     """Milliseconds for forward and backward through the head's circuit, for each way to run it."""
-    circuit = make_circuit(n_qubits)
-    shape = qml.StronglyEntanglingLayers.shape(n_layers, n_qubits)
+    circuit, shape = make_circuit(n_qubits, n_layers)
     inputs = torch.randn(batch, n_qubits, requires_grad=True)
     weights = torch.rand(shape, requires_grad=True)
     fast, exact = FastCircuit(circuit, n_qubits, shape), FastCircuit(circuit, n_qubits, shape).double()
@@ -207,7 +207,7 @@ def _tensorcircuit_head(n: int, n_layers: int, inputs: torch.Tensor, weights: to
     batch = jax.vmap(circuit, in_axes=(0, None))
     step = jax.jit(jax.value_and_grad(lambda x, w: batch(x, w).sum(), argnums=(0, 1)))
     x, w = (jax.numpy.asarray(value.detach().numpy()) for value in (inputs, weights))
-    compiled = FastCircuit(make_circuit(n), n, tuple(weights.shape))
+    compiled = FastCircuit(make_circuit(n, n_layers)[0], n, tuple(weights.shape))
     np.testing.assert_allclose(batch(x[:3], w), compiled(inputs[:3], weights).detach().numpy(), atol=1e-4)
     return lambda: jax.block_until_ready(step(x, w))
 
@@ -246,13 +246,13 @@ def _pyqtorch_descriptors(n: int, angles: torch.Tensor):
 def memory(n_qubits: int, n_layers: int, batch: int) -> float:
     """Megabytes by which one forward and backward pass of the head raises the peak of a fresh process."""
     return peak_memory_of(
-        "import torch, pennylane as qml\n"
+        "import torch\n"
         "from cifar100_hybrid_Qhead import make_circuit\n"
         "from qcifar.fast import FastCircuit\n"
-        "from qcifar.run import peak_host_mb\n"
-        f"n, shape = {n_qubits}, qml.StronglyEntanglingLayers.shape({n_layers}, {n_qubits})\n"
-        f"x, w = torch.randn({batch}, n, requires_grad=True), torch.rand(shape, requires_grad=True)\n"
-        "circuit = FastCircuit(make_circuit(n), n, shape)\n"
+        "from qcifar.result import peak_host_mb\n"
+        f"function, shape = make_circuit({n_qubits}, {n_layers})\n"
+        f"x, w = torch.randn({batch}, {n_qubits}, requires_grad=True), torch.rand(shape, requires_grad=True)\n"
+        f"circuit = FastCircuit(function, {n_qubits}, shape)\n"
         "circuit(x[:2], w).sum().backward(); before = peak_host_mb()\n"
         "circuit(x, w).sum().backward(); print(peak_host_mb() - before)\n"
     )
@@ -275,11 +275,12 @@ def precompute(n_qubits: int) -> float:
 def training_step(n_qubits: int, batch: int, repeats: int) -> float:
     """Seconds of the head's training step over the baseline's, ResNet-34 at 32 pixels, 2 layers, fp32."""
     images, labels = torch.randn(batch, 3, 32, 32), torch.randint(0, CLASSES, (batch,))
-    shape = qml.StronglyEntanglingLayers.shape(2, n_qubits)
-    layer = QuantumLayer(FastCircuit(make_circuit(n_qubits), n_qubits, shape), torch.rand(shape))
-    hybrid = HybridNet(build_resnet("resnet34", "none", 0), layer, n_qubits, "tanh")
+    circuit, shape = make_circuit(n_qubits, 2)
+    layer = QuantumLayer(FastCircuit(circuit, n_qubits, shape), torch.rand(shape))
+    start = SimpleNamespace(model_name="resnet34", stem="imagenet", weights="none", seed=0, img_size=32)
+    hybrid = HybridNet(build_network(start, print), layer, n_qubits, "tanh")
     hybrid.start_epoch(0, 0, 0.1)
-    models = {"baseline": build_resnet("resnet34", "none", 0), "head": hybrid}
+    models = {"baseline": build_network(start, print), "head": hybrid}
     optimizers = {name: make_optimizer(model, 7e-4, 1e-4) for name, model in models.items()}
 
     def step(name):
@@ -317,7 +318,7 @@ def markdown(title: str, unit: str, columns: dict[str, dict[str, float]], more_i
 
 
 def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    cfg = settings_from_constants(globals(), argv, own_rules)
     torch.set_num_threads(cfg.threads)
     reuse_freed_memory()  # as in the experiments, for every way to run a circuit
     widths = [n for n in (4, 6, 8, 10, 12, 14) if n <= cfg.max_qubits]

@@ -27,7 +27,7 @@ from torchvision.transforms.functional import to_pil_image
 from benchmarks.common import SCRIPTS, begin, conditions, cores_at_hand, in_turns, save
 from DLfunctions import Progress, Stop, train_one_epoch
 from qcifar.augment import MEAN, STD
-from qcifar.config import RULES, settings_from_constants, whole
+from qcifar.config import settings_from_constants, whole
 from qcifar.errors import run_script
 
 DEVICE = "auto"  # auto, cpu, cuda or cuda:1
@@ -40,7 +40,7 @@ REPEATS = 5  # turns of each; the median counts
 WORKERS = 0  # processes of (c); 0 = as many as cores
 COMPILE = False  # also under torch.compile
 
-RULES |= {"STEPS": whole(2, 300), "REPEATS": whole(1), "WORKERS": whole(0)}
+own_rules = {"STEPS": whole(2, 300), "REPEATS": whole(1), "WORKERS": whole(0)}
 LOOP, LIMIT, USUAL = "(b) our loop", "(a) step alone", "(c) DataLoader"
 
 
@@ -78,10 +78,12 @@ class Contender:
         argv += ["--data-dir", cfg.data_dir, "--run-dir", folder, *flags]
         if script == "head":
             argv += ["--epochs-warmup", "0"]
-        (self.model, self.loader, _, self.criterion, self.optimizer, self.schedule, _), more = begin(script, argv)
-        if "on_epoch_start" in more:
-            more["on_epoch_start"](0)
-        self.autocast, self.deterministic, self.epoch = more["autocast"], deterministic, 0
+        it = begin(script, argv)
+        if it.on_epoch_start:
+            it.on_epoch_start(0)
+        self.model, self.loader, self.criterion = it.model, it.train_loader, it.criterion
+        self.optimizer, self.schedule, self.autocast = it.optimizer, it.scheduler, it.autocast
+        self.deterministic, self.epoch = deterministic, 0
         self.tf32 = torch.backends.cudnn.allow_tf32  # as its precision says; another contender may want another
         self.device = self.loader.images.device
         self.x, self.labels = (tensor.clone() for tensor in next(self.loader.batches(0)))
@@ -141,7 +143,7 @@ class Contender:
 
 
 def main(argv=None):
-    cfg = settings_from_constants(globals(), sys.argv[1:] if argv is None else argv)
+    cfg = settings_from_constants(globals(), argv, own_rules)
     workers = cfg.workers or cores_at_hand()
     with tempfile.TemporaryDirectory() as folder:
         contenders = {script: Contender(cfg, script, folder) for script in SCRIPTS}

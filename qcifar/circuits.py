@@ -19,7 +19,7 @@ from qcifar.compiler import NotCompilable
 from qcifar.errors import InputError, describe
 from qcifar.fast import FastCircuit, compare_with_pennylane
 
-INDEXING = "inputs are (B, n_qubits), so qubit i takes inputs[..., i]"  # what circuits get wrong most
+INDEXING = "angles are (B, n_qubits), so qubit i takes angles[..., i]"  # what circuits get wrong most
 
 
 def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> Callable:

@@ -2,19 +2,27 @@
 
 A script writes `EPOCHS = 40  # passes over the training split`; `settings_from_constants` gives
 `--epochs 5` with the comment as its help text, and refuses what cannot be run before anything loads.
+
+`RULES` has the constants that every experiment shares, which are those of the baseline: the recipe. A script
+gives the rules of its own constants itself; a run that changes one of these is another variant of the
+experiment under the same recipe.
 """
 
 import argparse
 import ast
 import difflib
+import hashlib
 import io
 import math
+import re
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qcifar.errors import InputError
+
+LONGEST_VARIANT = 200  # characters; file systems allow 255 bytes for a name
 
 
 class Rule(NamedTuple):
@@ -23,6 +31,8 @@ class Rule(NamedTuple):
     read: Callable[[str], Any]
     accepts: Callable[[Any], bool]
     expected: str
+    standard: Any = None  # of an experiment's own constant: the value whose run needs no variant in its folder's name
+    changes_recipe: bool = False  # whether any other value makes runs incomparable with those of other experiments
 
 
 def _is_int(value) -> bool:
@@ -53,9 +63,14 @@ def text(expected: str = "a text that is not empty") -> Rule:
     return Rule(str, lambda v: isinstance(v, str) and v.strip() != "", expected)
 
 
+def own(standard: Any, rule: Rule, *, changes_recipe: bool = False) -> Rule:
+    """The rule of an experiment's own constant, with the constant's standard value."""
+    return rule._replace(standard=standard, changes_recipe=changes_recipe)
+
+
 SWITCH = Rule(bool, lambda v: isinstance(v, bool), "True or False")
 
-# One range per constant, whichever script it stands in.
+# The constants of the baseline, which every experiment has.
 RULES: dict[str, Rule] = {
     # run
     "SEED": whole(0, 2**32 - 1),
@@ -75,7 +90,8 @@ RULES: dict[str, Rule] = {
     "TRAIN_LIMIT": Rule(int, lambda v: _is_int(v) and (v == 0 or v >= 2), "0 (all) or a whole number of at least 2"),
     "EVAL_LIMIT": whole(0),
     # model
-    "MODEL_NAME": one_of("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    "MODEL_NAME": text("the name of one of torchvision's classification networks"),
+    "STEM": one_of("imagenet", "cifar"),
     "WEIGHTS": text("imagenet, none or the path of a state dict"),
     # optimizer
     "EPOCHS": whole(1),
@@ -86,25 +102,12 @@ RULES: dict[str, Rule] = {
     "SELECT_BY": one_of("f1", "top1", "loss"),
     "ACCUMULATE": whole(1),
     "SYNC_BATCHNORM": SWITCH,
-    # quantum
-    "N_QUBITS": whole(1, 20),
-    "QUANTUM_DEVICE": text("fast or the name of a PennyLane device"),
-    "CIRCUITS": one_of("default", "published"),
-    "QUANTUM_DEPTH": whole(1),
-    "QUANTUM_IMAGE_SIZE": whole(2, 1024),
-    "ALIGN_MAPS": SWITCH,
-    "MAP_SCALING": one_of("fixed", "minmax"),
-    "EXTRA_CHANNEL_INIT": one_of("zero", "mean"),
-    "N_LAYERS": whole(1),
-    "EPOCHS_WARMUP": whole(0),
-    "SCHEDULE": one_of("shared", "per_phase"),
-    "ALPHA_START": real(0, 1, open_low=True, open_high=True),
-    "ANGLE_SCALING": one_of("tanh", "none"),
-    "DIFF_METHOD": one_of("backprop", "adjoint", "parameter-shift", "best"),
 }
 
 
 class _Parser(argparse.ArgumentParser):
+    rules: dict[str, Rule]
+
     def error(self, message):  # argparse prints the usage of 30 flags; one line is enough
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if unknown and message.startswith("unrecognized"):
@@ -115,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
         known = self._option_string_actions.get(message.removeprefix("argument ").split(":")[0].split("/")[0])
         if known is not None:  # a value that is missing, or that argparse took for a flag
             name = known.dest.upper()
-            message = f"{name} ({flag(name)}): {message.split(': ', 1)[1]}: {RULES[name].expected}"
+            message = f"{name} ({flag(name)}): {message.split(': ', 1)[1]}: {self.rules[name].expected}"
         raise InputError(message)
 
 
@@ -140,62 +143,79 @@ def flag(name: str) -> str:
     return "--" + name.lower().replace("_", "-")
 
 
-def check(name: str, value) -> None:
+def check(name: str, value, rule: Rule) -> None:
     """Raise `InputError` unless `value` is one that the constant `name` may have."""
-    if name not in RULES:
-        raise InputError(f"the constant {name} has no range; add one to RULES in qcifar/config.py")
-    rule = RULES[name]
     if not rule.accepts(value):
         raise InputError(f"{name} ({flag(name)}): expected {rule.expected}, got {value!r}")
 
 
-def _reader(name: str):
+def _reader(name: str, rule: Rule):
     def read(given: str):
         try:
-            return RULES[name].read(given)
+            return rule.read(given)
         except ValueError:
-            raise InputError(f"{name} ({flag(name)}): expected {RULES[name].expected}, got {given!r}") from None
+            raise InputError(f"{name} ({flag(name)}): expected {rule.expected}, got {given!r}") from None
 
     return read
 
 
-def settings_from_constants(module_globals: dict[str, Any], argv: list[str]) -> argparse.Namespace:
+def settings_from_constants(
+    module_globals: dict[str, Any], argv: list[str] | None = None, own_rules: dict[str, Rule] | None = None
+) -> argparse.Namespace:
     """Turn a script's constants into settings, changed by the flags in `argv`.
 
     Args:
         module_globals: `globals()` of the script; it is read, never written.
-        argv: the command line without the program's name.
+        argv: the command line without the program's name; None takes that of this process.
+        own_rules: rules of the constants that the script has beside those in `RULES`.
 
     Returns:
         Namespace with one lowercase attribute for each constant: `EPOCHS` -> `.epochs`.
 
     Raises:
-        InputError: an unknown flag, a wrong type, a value outside the range in `RULES`.
+        InputError: an unknown flag, a wrong type, a value that its rule does not accept.
     """
-    source = Path(module_globals["__file__"]).read_text(encoding="utf-8")
-    constants = _constants_of(source)
+    script = Path(module_globals["__file__"])
+    constants, rules = _constants_of(script.read_text(encoding="utf-8")), RULES | (own_rules or {})
     parser = _Parser(
-        prog=Path(module_globals["__file__"]).name,
+        prog=script.name,
         description=module_globals["__doc__"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.rules = rules
     for name, comment in constants.items():
+        if name not in rules:
+            raise InputError(f"{script.name}: the constant {name} has no rule; give it one in own_rules")
         default = module_globals[name]
-        check(name, default)
+        check(name, default, rules[name])
         kind = (
             {"action": argparse.BooleanOptionalAction}
-            if RULES[name] is SWITCH
-            else {"type": _reader(name), "metavar": "X"}
+            if rules[name].read is bool
+            else {"type": _reader(name, rules[name]), "metavar": "X"}
         )
         described = f"{comment} (default {default})".strip().replace("%", "%%")
         parser.add_argument(flag(name), dest=name.lower(), default=default, help=described, **kind)
     settings = parser.parse_args(argv)
     for name in constants:
-        check(name, getattr(settings, name.lower()))
+        check(name, getattr(settings, name.lower()), rules[name])
     return settings
 
 
 def as_constants(settings: argparse.Namespace) -> dict[str, Any]:
     """The settings under the constants' names, in the script's order: `.epochs` -> `EPOCHS`."""
     return {name.upper(): value for name, value in vars(settings).items()}
+
+
+def variant_of(settings: argparse.Namespace, own_rules: dict[str, Rule]) -> str:
+    """`n_qubits=8,n_layers=6`: the experiment's own constants that are not at their standard values; "" if all are.
+
+    It becomes the name of a folder: what a folder's name cannot hold is replaced, and a long one ends in a hash.
+    """
+    given = {name.lower(): getattr(settings, name.lower()) for name in own_rules}
+    changed = [f"{name}={given[name]}" for name in given if given[name] != own_rules[name.upper()].standard]
+    full = ",".join(changed)
+    variant = re.sub(r"[^\w.,=+-]", "_", full)
+    if len(variant) > LONGEST_VARIANT:
+        variant = f"{variant[: LONGEST_VARIANT - 9]},{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    return variant

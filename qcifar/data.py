@@ -16,7 +16,7 @@ from torchvision.datasets.utils import calculate_md5
 from qcifar import distributed
 from qcifar.errors import InputError
 from qcifar.files import read_npz, write_npz
-from qcifar.seeding import stream
+from qcifar.streams import stream
 
 CLASSES = 100
 SYNTHETIC_TRAIN_PER_CLASS = 40

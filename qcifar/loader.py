@@ -21,7 +21,7 @@ from qcifar.augment import (
     normalise,
     upload,
 )
-from qcifar.seeding import stream
+from qcifar.streams import stream
 
 # (places in the loader's images (B,), rows (B or 1, S, 32), columns (B or 1, S, 32)) -> (B, P, S, S):
 # further input channels, handed the same interpolation matrices as the image.

@@ -1,49 +1,133 @@
-"""The backbone that all three experiments share."""
+"""The backbone that all experiments share: its start, its classifier and its first convolution."""
 
+import copy
+import difflib
 import pickle
+import re
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import nn
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model, get_model_weights, list_models
 
 from qcifar import distributed
 from qcifar.data import CLASSES
 from qcifar.errors import InputError, describe
 from qcifar.files import read_checkpoint
-from qcifar.seeding import torch_stream
+from qcifar.streams import torch_stream
+
+RESNETS = ("resnet", "resnext", "wide_resnet")  # how torchvision's names of the networks with a ResNet stem begin
 
 
-def build_resnet(name: str, weights: str, seed: int, classes: int = CLASSES) -> nn.Module:
-    """A torchvision ResNet whose last layer has `classes` outputs.
+def build_network(cfg, note: Callable[[str], None], classes: int = CLASSES) -> nn.Module:
+    """A torchvision classification network whose last layer has `classes` outputs.
 
     Args:
-        name: torchvision's name, for example "resnet34".
-        weights: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" (torchvision's
-            random initialisation) or the path of a state dict of this network. Its `fc` is used if
-            it has `classes` outputs, else the last layer starts at random.
-        seed: equal seeds give equal weights, whatever was drawn before.
+        cfg: the settings. MODEL_NAME is torchvision's name. WEIGHTS is "imagenet" (torchvision's
+            IMAGENET1K_V1, downloaded once), "none" (torchvision's random initialisation) or the path of a
+            state dict of this network, whose last layer is used if it has `classes` outputs, else it
+            starts at random. STEM "cifar" gives a ResNet a 3 x 3 first convolution of stride 1 and no
+            max-pooling, as for images of 32 pixels in He et al. (arXiv:1512.03385, section 4.2). Equal
+            SEED gives equal weights, whatever was drawn before.
+        note: told what of a pretrained network starts at random all the same.
 
     Returns:
-        Network from images (B, 3, S, S) to logits (B, classes).
+        Network from images (B, 3, S, S) to logits (B, classes), S = IMG_SIZE.
 
     Raises:
-        InputError: the weights cannot be downloaded, read, or do not fit.
+        InputError: no such network, or it cannot take these images; the weights cannot be downloaded,
+            read, or do not fit.
     """
-    with torch_stream(seed, "backbone"):
-        model = get_model(name)
-    with torch_stream(seed, "classifier"):
-        model.fc = nn.Linear(model.fc.in_features, classes)
-    if weights == "none":
-        return model
-    if weights == "imagenet":
+    refuse_unknown_network(cfg.model_name, cfg.stem)
+    with torch_stream(cfg.seed, "backbone"):
+        net = get_model(cfg.model_name)
+    name, last = _last_linear(net, cfg.model_name)
+    with torch_stream(cfg.seed, "classifier"):
+        net.set_submodule(name, nn.Linear(last.in_features, classes))
+    if cfg.stem == "cifar":
+        with torch_stream(cfg.seed, "stem"):
+            _give_cifar_stem(net)
+    _refuse_unfit(net, cfg.model_name, cfg.img_size, classes)
+    if cfg.weights == "none":
+        return net
+    if cfg.weights == "imagenet":
         with distributed.first_alone():
-            state = _imagenet_state(name)
+            state = _imagenet_state(cfg.model_name)
     else:
-        state = read_checkpoint(Path(weights), remedy="name another file with --weights")
-    _load(model, state, name, weights)
-    return model
+        state = read_checkpoint(Path(cfg.weights), remedy="name another file with --weights")
+    _load(net, state, cfg, note)
+    return net
+
+
+def refuse_unknown_network(name: str, stem: str) -> None:
+    """Raise `InputError` for a MODEL_NAME that torchvision does not have, or that has no STEM of this kind."""
+    known = list_models(module=torchvision.models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InputError(
+            f"MODEL_NAME (--model-name): expected one of torchvision's classification networks, for example "
+            f"resnet34, got {name!r}" + (f"; did you mean {near[0]}?" if near else "")
+        )
+    if stem == "cifar" and not name.startswith(RESNETS):
+        raise InputError(
+            f"STEM (--stem): cifar changes the first layers of a ResNet, ResNeXt or WideResNet, got MODEL_NAME {name}; "
+            f"use --stem imagenet, which leaves {name} as torchvision has it"
+        )
+
+
+def split_head(net: nn.Module) -> nn.Linear:
+    """Take the classifier, its last linear layer, off `net`, which then gives features (B, in_features)."""
+    name, last = _last_linear(net, type(net).__name__)
+    net.set_submodule(name, nn.Identity())
+    return last
+
+
+def first_conv(net: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Name and module of the convolution that sees the image; `net.set_submodule(name, ...)` replaces it.
+
+    Raises:
+        InputError: `net` has no convolution.
+    """
+    found = next(((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), None)
+    if found is None:
+        raise InputError(f"MODEL_NAME (--model-name): {type(net).__name__} has no convolution; take another network")
+    return found
+
+
+def _last_linear(net: nn.Module, called: str) -> tuple[str, nn.Linear]:
+    found = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not found:
+        raise InputError(
+            f"MODEL_NAME (--model-name): {called} has no last linear layer to put {CLASSES} classes on; "
+            f"take another network, for example resnet34"
+        )
+    return found[-1]
+
+
+def _give_cifar_stem(net: nn.Module) -> None:
+    old = net.conv1
+    net.conv1 = nn.Conv2d(3, old.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet
+    net.maxpool = nn.Identity()
+
+
+def _refuse_unfit(net: nn.Module, name: str, img_size: int, classes: int) -> None:
+    """Raise `InputError` unless `net` turns images of this size into one tensor of logits; computes nothing."""
+    try:
+        logits = copy.deepcopy(net).to("meta")(torch.empty(2, 3, img_size, img_size, device="meta"))
+    except Exception as error:  # a layer with nothing left to pool, or a network made for one size
+        raise InputError(
+            f"MODEL_NAME (--model-name) {name} cannot take images of IMG_SIZE {img_size} pixels ({describe(error)}); "
+            f"choose another size with --img-size, or another network"
+        ) from None
+    if getattr(logits, "shape", None) != (2, classes):
+        raise InputError(
+            f"MODEL_NAME (--model-name) {name}: expected logits in training, got {type(logits).__name__}; "
+            f"take a network without auxiliary outputs, for example resnet34"
+        )
 
 
 def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
@@ -51,6 +135,10 @@ def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
         return get_model_weights(name).IMAGENET1K_V1.get_state_dict(
             progress=distributed.rank() == 0, check_hash=True, weights_only=True
         )
+    except AttributeError:
+        raise InputError(
+            f"torchvision has no IMAGENET1K_V1 weights of {name}; give the path of a state dict with --weights FILE"
+        ) from None
     except (OSError, RuntimeError, EOFError, HTTPException, pickle.UnpicklingError) as error:
         raise InputError(
             f"the ImageNet weights of {name} could not be downloaded or read ({describe(error)}); give the path of a "
@@ -58,16 +146,22 @@ def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
-def _load(model: nn.Module, state: dict, name: str, source: str) -> None:
-    wanted = model.state_dict()
+def _load(net: nn.Module, state: dict, cfg, note: Callable[[str], None]) -> None:
+    name, source, wanted = cfg.model_name, cfg.weights, net.state_dict()
     fits = isinstance(state, dict) and all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items())
     if not fits:
         raise InputError(f"--weights {source}: expected a state dict of {name}, got something else")
-    state = {key.removeprefix("module."): value for key, value in state.items()}  # saved under DataParallel
-    if "fc.weight" in state and state["fc.weight"].shape != wanted["fc.weight"].shape:
-        state["fc.weight"], state["fc.bias"] = wanted["fc.weight"], wanted["fc.bias"]  # another task's classes
+    state = {_renamed(key): value for key, value in state.items()}
+    head, stem = _last_linear(net, name)[0], f"{first_conv(net)[0]}.weight"
+    weight, bias = f"{head}.weight", f"{head}.bias"
+    if weight in state and state[weight].shape != wanted[weight].shape:  # another task's classes
+        state[weight], state[bias] = wanted[weight], wanted[bias]
+    if cfg.stem == "cifar" and stem in state and state[stem].shape != wanted[stem].shape:
+        was = " x ".join(map(str, state[stem].shape[2:]))
+        note(f"STEM cifar: the 3 x 3 first convolution starts at random; the {was} one of WEIGHTS {source} is not used")
+        state[stem] = wanted[stem]
     try:  # not strict: files from before 2018 lack num_batches_tracked, which torch then fills in
-        missing, unknown = model.load_state_dict(state, strict=False)
+        missing, unknown = net.load_state_dict(state, strict=False)
     except RuntimeError as error:  # wrong shapes, one to a line after the heading
         raise InputError(f"--weights {source} does not fit {name}: {str(error).splitlines()[1]}") from None
     if missing or unknown:
@@ -75,9 +169,16 @@ def _load(model: nn.Module, state: dict, name: str, source: str) -> None:
             f"--weights {source} does not fit {name}: {len(missing)} keys missing, {len(unknown)} unknown, "
             f"for example {(missing or unknown)[0]}"
         )
-    broken = [key for key, value in model.state_dict().items() if not bool(value.isfinite().all())]
+    broken = [key for key, value in net.state_dict().items() if not bool(value.isfinite().all())]
     if broken:
         raise InputError(f"--weights {source}: {broken[0]} holds NaN or infinity; take another file")
+
+
+def _renamed(key: str) -> str:
+    """The key of a state dict as torchvision's networks have it now."""
+    key = key.removeprefix("module.")  # saved under DataParallel
+    # torchvision's own DenseNet files are older than its code: norm.1 -> norm1
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key)
 
 
 def count_parameters(module: nn.Module) -> int:

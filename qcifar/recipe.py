@@ -1,6 +1,8 @@
-"""The training recipe that all three experiments share: images, loaders, placement, optimizer, schedule."""
+"""The training recipe that all experiments share: images, loaders, placement, optimizer, schedule."""
 
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,8 @@ from qcifar.augment import Augmentation
 from qcifar.data import Dataset, Split, first_after_shuffle, load_dataset, load_split
 from qcifar.errors import InputError
 from qcifar.loader import EvalLoader, ExtraChannels, TrainLoader
+from qcifar.models import refuse_unknown_network
+from qcifar.run import Run
 
 SPLIT_FILE = Path("cifar100_baseline_det") / "split_idx_cifar100.npz"
 
@@ -33,13 +37,33 @@ class Parts(NamedTuple):
     test: Part
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` of a script returns: everything that is trained and tested, before its first step."""
+
+    run: Run
+    parts: Parts
+    model: nn.Module
+    train_loader: TrainLoader
+    val_loader: EvalLoader
+    test_loader: EvalLoader
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: "torch.optim.lr_scheduler.OneCycleLR | OneCyclePerPhase"
+    autocast: torch.autocast
+    on_epoch_start: Callable[[int], None] | None = None  # see `DLfunctions.train_model`
+    on_epoch_end: Callable[[int, dict], None] | None = None
+    facts: Callable[[], dict] = dict  # the experiment's own entries of result.json, asked for after training
+
+
 def load_parts(cfg, device: torch.device) -> Parts:
     """Data set and split as the constants say, limited and moved to `device`.
 
     Raises:
-        InputError: more images to train on than there are; see also `refuse_uneven`, `refuse_graphs`,
-            `load_dataset` and `load_split`.
+        InputError: more images to train on than there are; see also `refuse_unknown_network`,
+            `refuse_uneven`, `refuse_graphs`, `load_dataset` and `load_split`.
     """
+    refuse_unknown_network(cfg.model_name, cfg.stem)
     refuse_uneven(cfg.batch_size, cfg.accumulate)
     refuse_graphs(cfg, device)
     data = load_dataset(cfg.dataset, cfg.data_dir)
@@ -132,6 +156,45 @@ def make_optimizer(model: nn.Module, max_lr: float, weight_decay: float) -> torc
     return torch.optim.AdamW(model.parameters(), lr=max_lr, weight_decay=weight_decay, fused=True)
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, max_lr: float, steps: int):
-    """OneCycle over `steps` batches with torch's defaults (30 % rise, cosine, β₁ 0.95 to 0.85)."""
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=max_lr, total_steps=steps)
+def make_schedule(optimizer: torch.optim.Optimizer, max_lr: float, *steps: int):
+    """OneCycle with torch's defaults (30 % rise, cosine, β₁ 0.95 to 0.85), stepped after every batch.
+
+    Args:
+        steps: number of batches of the cycle; or of several, each of which begins with a new optimizer, as
+            in the published head. Those of 0 batches are left out.
+    """
+    steps = [count for count in steps if count]
+    if len(steps) == 1:
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=max_lr, total_steps=steps[0])
+    return OneCyclePerPhase(optimizer, max_lr, steps)
+
+
+class OneCyclePerPhase:
+    """A OneCycle for each phase of training, each with a new optimizer: moments and step counts are cleared.
+
+    Stepped after every batch like a torch schedule; its state is the number of steps taken.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float, steps: list[int]):
+        self.optimizer, self.max_lr = optimizer, max_lr
+        self.begins = dict(zip(itertools.accumulate([0, *steps[:-1]]), steps, strict=True))  # after which step: length
+        self.taken = 0
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        self.cycle = make_schedule(self.optimizer, self.max_lr, self.begins[self.taken])
+
+    def step(self) -> None:
+        self.taken += 1
+        if self.taken in self.begins:
+            self.optimizer.state.clear()
+            self._begin_cycle()
+        else:
+            self.cycle.step()
+
+    def state_dict(self) -> dict:
+        return {"taken": self.taken, "cycle": self.cycle.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.taken = state["taken"]
+        self.cycle.load_state_dict(state["cycle"])

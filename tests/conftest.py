@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from qcifar.data import load_dataset
-from qcifar.seeding import set_up_torch, stream
+from qcifar.device import set_up_torch
+from qcifar.streams import stream
 
 DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 

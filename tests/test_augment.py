@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from qcifar import augment as ours
 from qcifar.augment import Augmentation, Parameters, PlacedParameters
-from qcifar.seeding import stream
+from qcifar.streams import stream
 
 CPU = torch.device("cpu")
 RAND_AUGMENT = v2.RandAugment()

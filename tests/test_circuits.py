@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from cifar100_hybrid_Qhead import HybridNet, OneCyclePerPhase, make_circuit
+from cifar100_hybrid_Qhead import HybridNet, head_circuit, make_circuit
 from cifar100_quantum_channels import edge_circuit, make_circuits, texture_circuit
 from cifar100_quantum_channels import published_edge_circuit as published_edge
 from cifar100_quantum_channels import published_texture_circuit as published_texture
 from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, circuit_name, make_qnode, make_runner
 from qcifar.errors import InputError
-from qcifar.models import build_resnet
-from qcifar.recipe import make_optimizer
-from qcifar.seeding import torch_stream
+from qcifar.recipe import make_optimizer, make_schedule
+from qcifar.streams import torch_stream
+from tests.helpers.networks import network
 
 DEFAULT_PAIR = [edge_circuit, texture_circuit]
 SIZES = [(n, depth) for n in (3, 4, 6) for depth in (1, 2)]
@@ -108,7 +108,7 @@ def random_head(n_qubits, n_layers=2, batch=3):
 
 def test_last_omega_of_the_head_has_no_gradient():
     inputs, weights = random_head(4)
-    layer = QuantumLayer(make_qnode(make_circuit(4), "default.qubit", 4, "backprop"), weights.double())
+    layer = QuantumLayer(make_qnode(make_circuit(4, 2)[0], "default.qubit", 4, "backprop"), weights.double())
     (layer(inputs) * torch.tensor([1.0, -0.7, 0.4, 1.3])).sum().backward()
     gradient = layer.weights.grad.abs()  # (layers, qubits, phi theta omega)
     assert gradient[-1, :, 2].max() < 1e-6
@@ -116,7 +116,7 @@ def test_last_omega_of_the_head_has_no_gradient():
 
 
 def random_head_circuit(angles, n_qubits, depth):
-    return make_circuit(n_qubits)(angles, random_head(n_qubits, depth)[1].double())
+    return make_circuit(n_qubits, 2)[0](angles, random_head(n_qubits, depth)[1].double())
 
 
 @pytest.mark.parametrize("circuit", [*DEFAULT_PAIR, published_edge, published_texture, random_head_circuit])
@@ -182,13 +182,17 @@ def test_wire_that_is_not_there_is_one_line(device):
 
 
 def head_layer(n_qubits, weights, device="default.qubit", diff_method="backprop"):
-    runner = make_runner(make_circuit(n_qubits), device, n_qubits, tuple(weights.shape), diff_method)
+    runner = make_runner(make_circuit(n_qubits, 2)[0], device, n_qubits, tuple(weights.shape), diff_method)
     return QuantumLayer(runner, weights.clone())
 
 
 def torch_layer(n_qubits, weights):
     """PennyLane's own layer around the same circuit, with the same weights."""
-    qnode = qml.QNode(make_circuit(n_qubits), qml.device("default.qubit", wires=n_qubits), diff_method="backprop")
+
+    def circuit(inputs, weights):  # TorchLayer goes by these names
+        return head_circuit(inputs, weights, n_qubits)
+
+    qnode = qml.QNode(circuit, qml.device("default.qubit", wires=n_qubits), diff_method="backprop")
     layer = qml.qnn.TorchLayer(qnode, {"weights": tuple(weights.shape)})
     layer.load_state_dict({"weights": weights})
     return layer
@@ -239,7 +243,7 @@ HOW = [("fast", "backprop"), ("default.qubit", "backprop"), ("default.qubit", "p
 @pytest.mark.parametrize("how", [*HOW, ("lightning.qubit", "adjoint")])
 def test_head_can_be_pickled(how):
     inputs, weights = random_head(3)
-    model = HybridNet(build_resnet("resnet18", "none", seed=5), head_layer(3, weights, *how), 3, "tanh").eval()
+    model = HybridNet(network("resnet18", seed=5), head_layer(3, weights, *how), 3, "tanh").eval()
     model.start_epoch(0, epochs_warmup=0, alpha_start=0.3)
     again = pickle.loads(pickle.dumps(model))
     assert circuit_name(again.circuit.runner) == circuit_name(model.circuit.runner) == "head_circuit"
@@ -255,14 +259,16 @@ def test_fingerprint_of_the_head_is_that_of_its_gates(n_qubits, n_layers):
         qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
         return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
 
-    shapes = (2, n_qubits), qml.StronglyEntanglingLayers.shape(n_layers, n_qubits)
-    assert circuit_fingerprint(make_circuit(n_qubits), *shapes) == circuit_fingerprint(written_otherwise, *shapes)
+    circuit, shape = make_circuit(n_qubits, n_layers)
+    shapes = (2, n_qubits), shape
+    assert shape == (n_layers, n_qubits, 3)
+    assert circuit_fingerprint(circuit, *shapes) == circuit_fingerprint(written_otherwise, *shapes)
 
 
 @pytest.mark.parametrize(("device", "diff_method"), [("no.such.device", "best"), ("lightning.qubit", "backprop")])
 def test_impossible_devices_are_refused(device, diff_method):
     with pytest.raises(InputError, match=f"{device}.*{diff_method}"):
-        make_qnode(make_circuit(4), device, 4, diff_method)
+        make_qnode(make_circuit(4, 2)[0], device, 4, diff_method)
 
 
 def test_a_refusal_names_the_method_only_where_there_is_one():
@@ -271,13 +277,13 @@ def test_a_refusal_names_the_method_only_where_there_is_one():
     said = str(caught.value)
     assert "DIFF_METHOD" not in said and "None" not in said and "--diff-method" not in said
     with pytest.raises(InputError, match=r"with DIFF_METHOD adjoint.*--diff-method"):
-        make_runner(make_circuit(4), "no.such", 4, (2, 4, 3), "adjoint")
+        make_runner(make_circuit(4, 2)[0], "no.such", 4, (2, 4, 3), "adjoint")
 
 
 @pytest.mark.parametrize("method", ["adjoint", "parameter-shift", "best"])
 def test_fast_has_no_other_method_than_backprop(method):
     with pytest.raises(InputError, match=f"expected backprop with QUANTUM_DEVICE fast, got {method}; .*default.qubit"):
-        make_runner(make_circuit(4), "fast", 4, (2, 4, 3), method)
+        make_runner(make_circuit(4, 2)[0], "fast", 4, (2, 4, 3), method)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -299,7 +305,7 @@ def test_the_batch_taken_for_the_qubits_is_explained():
             qml.RX(inputs[i], wires=i)
         return [qml.expval(qml.PauliZ(i)) for i in range(4)]
 
-    with pytest.raises(InputError, match=r"cannot be built: IndexError.*qubit i takes inputs\[\.\.\., i\]"):
+    with pytest.raises(InputError, match=r"cannot be built: IndexError.*qubit i takes angles\[\.\.\., i\]"):
         circuit_fingerprint(circuit, (2, 4))
 
 
@@ -330,7 +336,7 @@ def test_check_layer_refuses_what_is_no_expectation_value():
 
 def hybrid(angle_scaling="tanh"):
     """resnet18 with four qubits, and a list that receives the angles of every call of the circuit."""
-    resnet, calls = build_resnet("resnet18", "none", seed=5), []
+    resnet, calls = network("resnet18", seed=5), []
     with torch_stream(5, "branch"):
         model = HybridNet(resnet, head_layer(4, random_head(4)[1]), 4, angle_scaling)
     model.circuit.register_forward_hook(lambda _, inputs, output: calls.append(inputs[0]))
@@ -342,7 +348,7 @@ def branch(model):
 
 
 def test_branch_off_is_the_plain_network_to_the_bit():
-    (model, calls), plain = hybrid(), build_resnet("resnet18", "none", seed=5)
+    (model, calls), plain = hybrid(), network("resnet18", seed=5)
     model.start_epoch(0, epochs_warmup=1, alpha_start=0.1)
     logits, expected = model(PICTURES), plain(PICTURES)
     assert torch.equal(logits, expected) and calls == []
@@ -404,7 +410,7 @@ def take_steps(weight, optimizer, schedule, n_steps):
 
 def per_phase(weight, steps_a, steps_b):
     optimizer = make_optimizer(nn.ParameterList([weight]), MAX_LR, 1e-4)
-    return optimizer, OneCyclePerPhase(optimizer, MAX_LR, steps_a, steps_b)
+    return optimizer, make_schedule(optimizer, MAX_LR, steps_a, steps_b)
 
 
 @pytest.mark.parametrize(("steps_a", "steps_b"), [(STEPS_A, STEPS_B), (0, STEPS_B), (STEPS_A, 0)])

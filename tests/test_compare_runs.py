@@ -9,14 +9,15 @@ import compare_runs
 from qcifar.errors import InputError
 
 HEADINGS = [
-    "experiment", "seed", "epochs", "test top-1", "val top-1", "alpha", "parameters", "quantum", "images/s", "test n",
-    "precision", "px", "train images", "start", "recipe", "data",
+    "experiment", "variant", "seed", "epochs", "test top-1", "val top-1", "alpha", "parameters", "quantum", "images/s",
+    "test n", "precision", "px", "train images", "start", "recipe", "data",
 ]  # fmt: skip
 
-RESULT = {  # the keys of `qcifar.run.report`
-    "experiment": "cifar100_baseline_det", "control": "none", "dataset": "cifar100", "seed": 42, "epochs": 40,
-    "best_epoch": 37, "selected_by": "f1", "val_top1": 0.8211, "val_f1": 0.82, "val_loss": 0.9, "test_top1": 0.82895,
-    "test_top5": 0.96, "test_f1": 0.828, "test_loss": 0.91, "params_total": 21335972, "params_quantum": 0,
+RESULT = {  # the keys of `qcifar.result.report`
+    "experiment": "cifar100_baseline_det", "variant": "", "control": "none", "dataset": "cifar100", "seed": 42,
+    "epochs": 40, "best_epoch": 37, "selected_by": "f1", "val_top1": 0.8211, "val_f1": 0.82, "val_loss": 0.9,
+    "test_top1": 0.82895, "test_top5": 0.96, "test_f1": 0.828, "test_loss": 0.91, "params_total": 21335972,
+    "params_quantum": 0,
     "train_seconds": 3600.0, "images_per_second": 444.4, "img_size": 224, "weights": "imagenet",
     "precision": "bf16", "recipe": "0a1b2c",
     "train_images": 40000, "test_images": 10000, "alpha": None,
@@ -27,7 +28,7 @@ HEAD = {"experiment": "cifar100_hybrid_qhead", "params_quantum": 24, "alpha": 0.
 def put(run_dir, **changes):
     """Write the result of one run where the scripts write it; returns the file."""
     result = RESULT | changes
-    path = run_dir / result["experiment"] / f"seed{result['seed']}" / "result.json"
+    path = run_dir / result["experiment"] / result["variant"] / f"seed{result['seed']}" / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result))
     return path
@@ -44,15 +45,15 @@ def cells(line):
 
 
 def test_every_column_of_a_run(tmp_path, capsys):
-    put(tmp_path, **HEAD, weights="/home/me/start/resnet34.pt")
+    put(tmp_path, **HEAD, variant="n_layers=6", weights="/home/me/start/resnet34.pt")
     heading, row = shown(tmp_path, capsys)
     assert cells(heading) == HEADINGS
     expected = [
-        "cifar100_hybrid_qhead", "42", "40", "82.89", "82.11", "0.123", "21,335,972", "24", "444", "10,000", "bf16",
-        "224", "40,000", "resnet34.pt", "0a1b2c", "cifar100",
+        "cifar100_hybrid_qhead", "n_layers=6", "42", "40", "82.89", "82.11", "0.123", "21,335,972", "24", "444",
+        "10,000", "bf16", "224", "40,000", "resnet34.pt", "0a1b2c", "cifar100",
     ]  # fmt: skip
-    assert cells(row)[:3] == expected[:3] and cells(row)[4:] == expected[4:]
-    assert float(cells(row)[3]) == pytest.approx(82.895, abs=0.0051)  # either way of rounding the half
+    assert cells(row)[:4] == expected[:4] and cells(row)[5:] == expected[5:]
+    assert float(cells(row)[4]) == pytest.approx(82.895, abs=0.0051)  # either way of rounding the half
 
 
 def test_runs_without_alpha_leave_its_cell_empty_and_columns_line_up(tmp_path, capsys):

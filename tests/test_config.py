@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import cifar100_baseline
 import cifar100_hybrid_Qhead
 import cifar100_quantum_channels
-from qcifar.config import RULES, as_constants, settings_from_constants
+from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ COMMON = {
     "COMPILE": False, "CUDA_GRAPHS": False,
     "DATASET": "cifar100", "DATA_DIR": "./data", "SPLIT_SEED": 42, "VAL_FRACTION": 0.2, "IMG_SIZE": 224,
     "TRAIN_LIMIT": 0, "EVAL_LIMIT": 0,
-    "MODEL_NAME": "resnet34", "WEIGHTS": "imagenet",
+    "MODEL_NAME": "resnet34", "STEM": "imagenet", "WEIGHTS": "imagenet",
     "EPOCHS": 40, "BATCH_SIZE": 128, "MAX_LR": 7e-4, "WEIGHT_DECAY": 1e-4, "LABEL_SMOOTHING": 0.05, "SELECT_BY": "f1",
     "ACCUMULATE": 1, "SYNC_BATCHNORM": True,
 }  # fmt: skip
@@ -52,7 +53,7 @@ def constant_lines(script):
 
 
 def parse(script, *argv):
-    return settings_from_constants(vars(script), list(argv))
+    return settings_from_constants(vars(script), list(argv), script.own_rules)
 
 
 def flag_of(name):
@@ -68,11 +69,23 @@ def test_constants_and_defaults_of_the_contract_in_its_order(script):
     assert as_constants(argparse.Namespace(**settings)) == EXPECTED[script]
 
 
+def test_the_recipe_is_what_the_baseline_has_and_standard_values_are_the_scripts():
+    assert list(RULES) == list(COMMON) and BASELINE.own_rules == {}
+    for script in (CHANNELS, HEAD):
+        own_constants = {name: value for name, value in EXPECTED[script].items() if name not in COMMON}
+        assert {name: rule.standard for name, rule in script.own_rules.items()} == own_constants
+
+
 @pytest.mark.parametrize("script", [CHANNELS, HEAD])
 def test_common_constants_have_equal_lines(script):
     """Value, comment and spelling, so that `diff` of two scripts shows the experiment only."""
     base, other = constant_lines(BASELINE), constant_lines(script)
     assert {name: other[name] for name in COMMON} == base
+
+
+@pytest.mark.parametrize("script", [CHANNELS, HEAD])
+def test_main_is_the_same_in_all_scripts(script):
+    assert inspect.getsource(script.main) == inspect.getsource(BASELINE.main)
 
 
 def test_both_quantum_scripts_start_with_the_same_circuit_size():
@@ -86,7 +99,7 @@ def test_each_constant_has_a_flag_that_changes_it_alone(script, name):
     if isinstance(default, bool):
         given, expected = [flag_of(name) if not default else flag_of(name).replace("--", "--no-", 1)], not default
     else:
-        expected = other_value(name, default)
+        expected = other_value((RULES | script.own_rules)[name], default)
         given = [flag_of(name), str(expected)]
     before = dict(vars(script))
     settings = vars(parse(script, *given))
@@ -95,11 +108,11 @@ def test_each_constant_has_a_flag_that_changes_it_alone(script, name):
     assert dict(vars(script)) == before  # the script's globals are read, never written
 
 
-def other_value(name, default):
+def other_value(rule, default):
     """A legal value that is not the default."""
     if isinstance(default, (int, float)):
         return default / 2 if 0 < default < 1 else default + 2
-    choices = RULES[name].expected.removeprefix("one of ").split(", ") if "one of" in RULES[name].expected else ["cpu"]
+    choices = rule.expected.removeprefix("one of ").split(", ") if rule.expected.startswith("one of") else ["cpu"]
     return next(choice for choice in choices if choice != default)
 
 
@@ -154,11 +167,12 @@ REFUSED = [
     (BASELINE, "--select-by acc", "SELECT_BY (--select-by): expected one of f1, top1, loss, got 'acc'"),
     (BASELINE, "--accumulate 0", "ACCUMULATE (--accumulate): expected a whole number of at least 1, got 0"),
     (BASELINE, "--dataset cifar10", "DATASET (--dataset): expected one of cifar100, synthetic, got 'cifar10'"),
-    (BASELINE, "--model-name vit", "MODEL_NAME (--model-name): expected one of resnet18, resnet34"),
+    (BASELINE, "--model-name=", "MODEL_NAME (--model-name): expected the name of one of torchvision's classification"),
+    (BASELINE, "--stem none", "STEM (--stem): expected one of imagenet, cifar, got 'none'"),
     (BASELINE, "--run-dir=", "RUN_DIR (--run-dir): expected a folder, got ''"),
     (BASELINE, "--device=", "DEVICE (--device): expected auto, cpu, cuda or cuda:<number>, got ''"),
     (BASELINE, "--device tpu", "DEVICE (--device): expected auto, cpu, cuda or cuda:<number>, got 'tpu'"),
-    (CHANNELS, "--n-qubits 0", "N_QUBITS (--n-qubits): expected a whole number from 1 to 20, got 0"),
+    (CHANNELS, "--n-qubits 1", "N_QUBITS (--n-qubits): expected a whole number from 2 to 20, got 1"),
     (CHANNELS, "--circuits mine", "CIRCUITS (--circuits): expected one of default, published, got 'mine'"),
     (CHANNELS, "--quantum-depth 0", "QUANTUM_DEPTH (--quantum-depth): expected a whole number of at least 1, got 0"),
     (CHANNELS, "--quantum-image-size 1", "QUANTUM_IMAGE_SIZE (--quantum-image-size): expected a whole number from 2"),
@@ -204,7 +218,8 @@ def test_refused_at_once_with_constant_and_range(script, given, expected, monkey
 def test_every_range_has_a_row_above_or_only_asks_for_a_text():
     rows = {re.findall("[A-Z_]{4,}", expected)[0] for _, _, expected in REFUSED if " (--" in expected}
     switches = {"RESUME", "COMPILE", "CUDA_GRAPHS", "SYNC_BATCHNORM", "ALIGN_MAPS"}
-    assert rows | switches | {"DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"} == set(RULES)
+    rules = RULES.keys() | CHANNELS.own_rules.keys() | HEAD.own_rules.keys()
+    assert rows | switches | {"DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"} == rules
 
 
 def script_with(tmp_path, text):
@@ -228,7 +243,7 @@ def script_with(tmp_path, text):
         ('RESUME = "yes"', "RESUME (--resume): expected True or False, got 'yes'"),
         ("RESUME = 1", "RESUME (--resume): expected True or False, got 1"),
         ("RUN_DIR = None", "RUN_DIR (--run-dir): expected a folder, got None"),
-        ("DEPTH = 3", "DEPTH has no range"),
+        ("DEPTH = 3", "edited.py: the constant DEPTH has no rule; give it one in own_rules"),
     ],
 )
 def test_a_bad_constant_is_refused_even_where_a_flag_would_mend_it(tmp_path, line, expected):
@@ -245,6 +260,20 @@ def test_an_edited_constant_counts_and_a_flag_counts_more(tmp_path):
     assert vars(settings_from_constants(content, [])) == {"epochs": 3, "max_lr": 1}
     assert vars(settings_from_constants(content, ["--epochs", "4"])) == {"epochs": 4, "max_lr": 1}
     assert content == before
+
+
+def test_a_variant_names_what_is_not_standard_by_flag_or_by_editing(tmp_path):
+    assert variant_of(parse(HEAD, "--epochs", "3", "--seed", "7"), HEAD.own_rules) == ""
+    assert variant_of(parse(HEAD, "--n-layers", "6", "--n-qubits", "8"), HEAD.own_rules) == "n_qubits=8,n_layers=6"
+    assert variant_of(parse(CHANNELS, "--no-align-maps"), CHANNELS.own_rules) == "align_maps=False"
+    rules = {"DEPTH": own(3, whole(1))}
+    for line, variant in (("DEPTH = 3", ""), ("DEPTH = 4", "depth=4")):
+        assert variant_of(settings_from_constants(script_with(tmp_path, line), [], rules), rules) == variant
+    odd = parse(HEAD, "--quantum-device", "my/device: ü")
+    assert variant_of(odd, HEAD.own_rules) == "quantum_device=my_device__ü"
+    longest, other = (parse(HEAD, "--quantum-device", "x" * 300 + end) for end in "ab")
+    names = [variant_of(settings, HEAD.own_rules) for settings in (longest, other)]
+    assert len(names[0]) == 200 and names[0][:-8] == names[1][:-8] and names[0] != names[1]
 
 
 def test_help_shows_docstring_flags_comments_and_defaults(tmp_path, capsys):

@@ -16,7 +16,7 @@ from qcifar.augment import Augmentation, PlacedParameters, draw_parameters, eval
 from qcifar.circuits import make_qnode, make_runner
 from qcifar.descriptors import QuantumMaps, cached_descriptors, grey_resized, grid_shape, input_angles, run_circuit
 from qcifar.errors import InputError
-from qcifar.seeding import stream
+from qcifar.streams import stream
 
 GRIDS = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2), 5: (1, 5), 6: (2, 3), 7: (1, 7), 8: (2, 4), 9: (3, 3),
          10: (2, 5), 11: (1, 11), 12: (3, 4)}  # fmt: skip

@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run_processes, run_script
-from test_scripts import SCRIPTS, assert_same, flags, stored
 from torch import nn
 
 import cifar100_baseline
@@ -28,11 +26,14 @@ from qcifar.circuits import make_runner
 from qcifar.config import settings_from_constants
 from qcifar.data import load_dataset
 from qcifar.descriptors import input_angles, run_circuit
+from qcifar.device import set_up_torch
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint
 from qcifar.loader import EvalLoader, TrainLoader
-from qcifar.models import build_resnet
-from qcifar.seeding import set_up_torch, stream
+from qcifar.streams import stream
+from tests.helpers.networks import network
+from tests.helpers.processes import run_processes, run_script
+from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, prepare, stored
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def member(folder):
     rank, count = distributed.rank(), distributed.world_size()
     train, test = loaders()
     batches = list(train.batches(2))
-    model = build_resnet("resnet18", "none", 0)
+    model = network("resnet18", seed=0)
     scores, logits, _ = evaluate(model, test, nn.CrossEntropyLoss(), torch.autocast("cpu", enabled=False))
     angles = torch.from_numpy(stream(0, "angles").normal(size=(600, 12)))
     edge = make_runner(make_circuits("default", 12, 1)[0], "fast", 12)  # 64 images a chunk
@@ -155,9 +156,9 @@ TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".spli
 
 def change(folder):
     """How far training has moved the weights that all scripts share, as one vector."""
-    before = build_resnet("resnet18", "none", 42).state_dict()
+    before = network("resnet18").state_dict()
     after = read_checkpoint(folder / "last.pt")["model"]
-    after = {key.replace("backbone.", "").replace("classifier.", "fc."): value for key, value in after.items()}
+    after = as_baseline(after)
     names = [key for key in before if before[key].shape == after[key].shape and key.endswith(("weight", "bias"))]
     return torch.cat([(after[key] - before[key]).flatten().double() for key in names])
 
@@ -168,14 +169,15 @@ def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
 
     At a small rate: at the default one Adam makes rounding grow, between one thread and two as well.
     """
-    module, experiment = SCRIPTS[name]
+    module = SCRIPTS[name][0]
     more = [*TWENTY_STEPS, *(["--epochs-warmup", "0"] if name == "head" else [])]
     changes, results, descriptors = [], [], []
     for count, images in ((1, []), (2, []), (1, ["--split-seed", "7"])):
         folder = tmp_path / f"{count}{images}"
         assert run_processes(count, run_script, module.__name__, flags(name, folder, *more, *images)) == [0] * count
-        changes.append(change(folder / experiment / "seed42"))
-        results.append(json.loads((folder / experiment / "seed42" / "result.json").read_text()))
+        run_folder = folder_of(name, folder, *more, *images)
+        changes.append(change(run_folder))
+        results.append(json.loads((run_folder / "result.json").read_text()))
         caches = sorted(folder.glob("*/descriptors/*.npz"))
         descriptors.append([np.load(path)["qvec"] for path in caches])
     one, two, others = changes
@@ -187,35 +189,28 @@ def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
     assert len(descriptors[0]) == (6 if name == "channels" else 0)
 
 
-def test_accumulation_adds_up_to_the_same_gradient(monkeypatch, tmp_path):
-    """Two micro-batches of a network without batch norm statistics: the step of the whole batch."""
-    seen = []
-
-    def frozen(*args):
-        model = build_resnet(*args)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.train = lambda mode: None
-                module.training = False
-        return model
-
-    monkeypatch.setattr(cifar100_baseline, "build_resnet", frozen)
-    step = torch.optim.AdamW.step
-
-    def recorded(self, *args):
-        seen.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
-        return step(self, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
-    more = ["--epochs", "1", "--train-limit", "16"]
-    whole = cifar100_baseline.main(flags("baseline", tmp_path / "1", *more))
-    parts = cifar100_baseline.main(flags("baseline", tmp_path / "2", *more, "--accumulate", "4"))
+def test_accumulation_adds_up_to_the_same_gradient(tmp_path):
+    """Four micro-batches of a network without batch norm statistics: the step of the whole batch."""
+    seen, losses, recipes = [], [], []
+    for accumulate in (1, 4):
+        it = prepare("baseline", tmp_path, "--train-limit", "16", "--accumulate", str(accumulate))
+        it.model.eval()
+        it.model.train = lambda mode=True: None
+        optimizer = SimpleNamespace(
+            param_groups=it.optimizer.param_groups, zero_grad=it.optimizer.zero_grad,
+            step=lambda it=it: seen.append([parameter.grad.clone() for parameter in it.model.parameters()]),
+        )  # fmt: skip
+        now = Progress()
+        train_one_epoch(
+            it.model, it.train_loader, it.criterion, optimizer, SimpleNamespace(step=lambda: None), now, title="",
+            autocast=it.autocast, accumulate=accumulate, stop=Stop(), save=None, save_every=math.inf,
+        )  # fmt: skip
+        losses.append(now.loss_sum.item() / 16)
+        recipes.append(it.run.config["recipe"])
     for a, b in zip(*seen, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-    rows = [np.genfromtxt(tmp_path / k / "cifar100_baseline_det/seed42/metrics.csv", names=True, delimiter=",")
-            for k in "12"]  # fmt: skip
-    assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], abs=1e-5)
-    assert whole["recipe"] != parts["recipe"]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert recipes[0] != recipes[1]
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

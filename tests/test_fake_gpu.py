@@ -8,12 +8,12 @@ import copy
 
 import pytest
 import torch
-from test_scripts import SCRIPTS, flags
 from torch import nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
-from benchmarks.common import HostReads, begin
+from benchmarks.common import HostReads
 from qcifar import augment
+from tests.helpers.scripts import SCRIPTS, prepare
 
 GPU = torch.device("cuda:0")
 CACHES = (augment._mean_and_std, augment._sharpness_kernel, augment.pixel_sources)
@@ -45,10 +45,10 @@ def placed(thing, mode):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_step_on_a_gpu_copies_its_random_parameters_and_nothing_else(name, fake, tmp_path):
-    argv = flags(name, tmp_path, "--train-limit", "512", "--batch-size", "64")  # all operations in the first steps
-    (model, loader, validation, criterion, *_), more = begin(name, argv)
+    it = prepare(name, tmp_path, "--train-limit", "512", "--batch-size", "64")  # all operations in the first steps
+    model, loader, validation, criterion = it.model, it.train_loader, it.val_loader, it.criterion
     if name == "head":
-        more["on_epoch_start"](1)  # phase B
+        it.on_epoch_start(1)  # phase B
     for operation in augment.NAMES:  # read from a table on the CPU, once
         augment.operation_magnitude(operation, loader.recipe.magnitude, loader.recipe.img_size)
     model = placed(model, fake)

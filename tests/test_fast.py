@@ -13,13 +13,13 @@ import pennylane as qml
 import pytest
 import torch
 
-from cifar100_hybrid_Qhead import make_circuit
+from cifar100_hybrid_Qhead import head_circuit, make_circuit
 from cifar100_quantum_channels import make_circuits
 from qcifar.circuits import QuantumLayer, make_runner, runs_on
 from qcifar.compiler import NotCompilable
 from qcifar.errors import InputError
 from qcifar.fast import FastCircuit, compare_with_pennylane
-from qcifar.seeding import stream
+from qcifar.streams import stream
 
 ONE = [
     "RX",
@@ -92,8 +92,8 @@ def test_the_scripts_circuits_equal_pennylane(n, depth):
     for kind in ("default", "published"):
         for circuit in make_circuits(kind, n, depth):
             assert compare_with_pennylane(FastCircuit(circuit, n).double(), circuit, n, 1e-10) < 1e-10
-    shape = qml.StronglyEntanglingLayers.shape(depth, n)
-    assert compare_with_pennylane(FastCircuit(make_circuit(n), n, shape).double(), make_circuit(n), n, 1e-10) < 1e-10
+    circuit, shape = make_circuit(n, depth)
+    assert compare_with_pennylane(FastCircuit(circuit, n, shape).double(), circuit, n, 1e-10) < 1e-10
 
 
 N = 4
@@ -144,7 +144,7 @@ def test_sums_of_pauli_words():
 
 def test_gradient_by_the_parameter_shift_rule():
     """d<Z>/dtheta = (f(theta + pi/2) - f(theta - pi/2)) / 2 for every weight of the head's circuit."""
-    fast = FastCircuit(make_circuit(3), 3, (2, 3, 3)).double()
+    fast = FastCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3)).double()
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     w = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64).requires_grad_()
@@ -160,11 +160,14 @@ def test_gradient_by_the_parameter_shift_rule():
 @pytest.fixture
 def layer():
     torch.manual_seed(2)
-    return QuantumLayer(make_runner(make_circuit(3), "fast", 3, (2, 3, 3)), torch.rand(2, 3, 3))
+    return QuantumLayer(make_runner(make_circuit(3, 2)[0], "fast", 3, (2, 3, 3)), torch.rand(2, 3, 3))
 
 
 def test_state_dict_is_torch_layers(layer):
-    node = qml.QNode(make_circuit(3), qml.device("default.qubit", wires=3), interface="torch")
+    def circuit(inputs, weights):  # TorchLayer goes by these names
+        return head_circuit(inputs, weights, 3)
+
+    node = qml.QNode(circuit, qml.device("default.qubit", wires=3), interface="torch")
     theirs = qml.qnn.TorchLayer(node, {"weights": (2, 3, 3)})
     assert list(layer.state_dict()) == ["weights"]
     theirs.load_state_dict(layer.state_dict())
@@ -208,7 +211,7 @@ def test_float64_is_exact_also_inside_another_module():
 
 
 def test_wrong_shapes_are_refused_by_name():
-    fast = FastCircuit(make_circuit(3), 3, (2, 3, 3))
+    fast = FastCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3))
     with pytest.raises(ValueError, match=r"expected inputs \(\.\.\., 3\), got \(2, 4\)"):
         fast(torch.zeros(2, 4), torch.zeros(2, 3, 3))
     with pytest.raises(ValueError, match=r"expected weights \(2, 3, 3\), got \(1, 3, 3\)"):
@@ -221,7 +224,7 @@ def test_wrong_shapes_are_refused_by_name():
 
 def test_an_empty_batch_has_gradients():
     x, w = torch.zeros(0, 3, requires_grad=True), torch.ones(2, 3, 3, requires_grad=True)
-    values = FastCircuit(make_circuit(3), 3, (2, 3, 3))(x, w)
+    values = FastCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3))(x, w)
     values.sum().backward()
     assert values.shape == x.grad.shape == (0, 3) and torch.equal(w.grad, torch.zeros(2, 3, 3))
 
@@ -306,11 +309,15 @@ def test_a_circuit_that_rounds_to_single_precision_itself():
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
     assert isinstance(make_runner(circuit, "fast", 2, (1, 2, 3)), FastCircuit)
-    assert FastCircuit(circuit, 2, (1, 2, 3)).rounded and not FastCircuit(make_circuit(2), 2, (1, 2, 3)).rounded
+    assert FastCircuit(circuit, 2, (1, 2, 3)).rounded and not FastCircuit(make_circuit(2, 2)[0], 2, (1, 2, 3)).rounded
 
 
 def test_a_second_derivative_is_refused_and_not_taken_for_zero():
-    fast, x, w = FastCircuit(make_circuit(2), 2, (1, 2, 3)), torch.ones(1, 2, requires_grad=True), torch.ones(1, 2, 3)
+    fast, x, w = (
+        FastCircuit(make_circuit(2, 2)[0], 2, (1, 2, 3)),
+        torch.ones(1, 2, requires_grad=True),
+        torch.ones(1, 2, 3),
+    )
     assert torch.autograd.grad(fast(x, w).sum(), x)[0].abs().max() > 0.1
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(fast(x, w).sum(), x, create_graph=True)
@@ -353,7 +360,7 @@ def test_weights_that_do_not_learn():
 def test_a_miscompiled_circuit_stops_the_run(monkeypatch):
     monkeypatch.setattr("qcifar.compiler.math.pi", 3.0)
     with pytest.raises(InputError, match="head_circuit differs from default.qubit"):
-        make_runner(make_circuit(2), "fast", 2, (1, 2, 3))
+        make_runner(make_circuit(2, 2)[0], "fast", 2, (1, 2, 3))
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

@@ -1,10 +1,10 @@
 """SIGKILL at any moment: started again, a run ends bit-identical to one that was never disturbed."""
 
 import pytest
-from processes import run_processes, run_script
-from test_scripts import SCRIPTS, assert_same, flags, stored
 
-from qcifar.seeding import stream
+from qcifar.streams import stream
+from tests.helpers.processes import run_processes, run_script
+from tests.helpers.scripts import SCRIPTS, assert_same, flags, folder_of, stored
 
 SMALL = ["--epochs", "3", "--batch-size", "8", "--train-limit", "32", "--eval-limit", "16"]  # 4 steps an epoch
 EVERY_STEP = ["--checkpoint-minutes", "0"]
@@ -28,7 +28,7 @@ def moments(name, count):
 
 
 def kill_and_compare(name, tmp_path, processes, plan, *always):
-    module, experiment = SCRIPTS[name]
+    module = SCRIPTS[name][0]
 
     def start(folder, moment=None, more=(), rank=0):
         argv = flags(name, tmp_path / folder, *SMALL, *always, *more)
@@ -43,7 +43,7 @@ def kill_and_compare(name, tmp_path, processes, plan, *always):
         killed += code == -9
     assert killed >= len(plan) - 1  # at a random second, the run may be over
     assert start("killed") == [0] * processes
-    assert_same(*(stored(tmp_path / folder / experiment / "seed42") for folder in ("calm", "killed")))
+    assert_same(*(stored(folder_of(name, tmp_path / folder, *SMALL, *always)) for folder in ("calm", "killed")))
     assert not list((tmp_path / "killed").rglob("*.partial"))
 
 

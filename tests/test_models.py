@@ -1,5 +1,6 @@
-"""Initial weights of the backbone: seeds, state dicts from files and from torchvision, the wider conv1."""
+"""Initial weights of the backbone: seeds, state dicts from files and from torchvision; heads, stems, wider inputs."""
 
+import copy
 import os
 import re
 from urllib.error import URLError
@@ -8,9 +9,10 @@ import pytest
 import torch
 from torchvision.models import get_model, get_model_weights
 
-from cifar100_quantum_channels import expand_conv1
+from cifar100_quantum_channels import widen_first_conv
 from qcifar.errors import InputError
-from qcifar.models import build_resnet, count_parameters
+from qcifar.models import count_parameters, first_conv, split_head
+from tests.helpers.networks import network
 
 NAME, SEED = "resnet18", 7
 
@@ -40,19 +42,19 @@ def backbone(state):
 
 
 def test_equal_seeds_give_equal_weights():
-    first = build_resnet(NAME, "none", SEED).state_dict()
+    first = network(NAME, "none", SEED).state_dict()
     torch.rand(123)  # whatever was drawn before
-    assert_equal_states(build_resnet(NAME, "none", SEED).state_dict(), first)
+    assert_equal_states(network(NAME, "none", SEED).state_dict(), first)
     assert first["fc.weight"].shape == (100, 512)
-    other = build_resnet(NAME, "none", SEED + 1).state_dict()
+    other = network(NAME, "none", SEED + 1).state_dict()
     for key in ("conv1.weight", "layer4.1.conv2.weight", "fc.weight", "fc.bias"):
         assert not torch.equal(first[key], other[key])
 
 
 def test_classifier_does_not_depend_on_the_backbone():
-    small, large = (build_resnet(name, "none", SEED).state_dict() for name in ("resnet18", "resnet34"))
+    small, large = (network(name, "none", SEED).state_dict() for name in ("resnet18", "resnet34"))
     assert torch.equal(small["fc.weight"], large["fc.weight"]) and torch.equal(small["fc.bias"], large["fc.bias"])
-    five = build_resnet(NAME, "none", SEED, classes=5)
+    five = network(NAME, "none", SEED, classes=5)
     assert five.fc.weight.shape == (5, 512)
 
 
@@ -60,13 +62,13 @@ def test_global_generator_is_left_alone(tmp_path):
     path = saved(torchvision_state(), tmp_path / "weights.pt")
     for weights in ("none", path):
         before = torch.get_rng_state()
-        build_resnet(NAME, weights, SEED)
+        network(NAME, weights, SEED)
         assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_random_start_has_torchvisions_distribution():
     """He initialisation, fan out, for convolutions; 1 and 0 for batch norm; uniform +-1/sqrt(512) for fc."""
-    state = build_resnet(NAME, "none", SEED).state_dict()
+    state = network(NAME, "none", SEED).state_dict()
     weight = state["layer3.0.conv2.weight"]
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert (state["bn1.weight"] == 1).all() and (state["bn1.bias"] == 0).all()
@@ -75,15 +77,15 @@ def test_random_start_has_torchvisions_distribution():
 
 def test_imagenet_file_gives_the_backbone_and_the_seed_the_classifier(tmp_path):
     state = torchvision_state(classes=1000)
-    got = build_resnet(NAME, saved(state, tmp_path / "weights.pt"), SEED).state_dict()
+    got = network(NAME, saved(state, tmp_path / "weights.pt"), SEED).state_dict()
     assert_equal_states(backbone(got), backbone(state))
-    random_start = build_resnet(NAME, "none", SEED)
+    random_start = network(NAME, "none", SEED)
     assert torch.equal(got["fc.weight"], random_start.fc.weight) and torch.equal(got["fc.bias"], random_start.fc.bias)
 
 
 def test_file_with_100_classes_gives_the_classifier_too(tmp_path):
     state = torchvision_state(classes=100)
-    got = build_resnet(NAME, saved(state, tmp_path / "weights.pt"), SEED).state_dict()
+    got = network(NAME, saved(state, tmp_path / "weights.pt"), SEED).state_dict()
     assert_equal_states(got, state)
 
 
@@ -91,8 +93,8 @@ def test_file_with_100_classes_gives_the_classifier_too(tmp_path):
 def test_file_saved_under_data_parallel(tmp_path, classes):
     state = torchvision_state(classes=classes)
     path = saved({f"module.{key}": value for key, value in state.items()}, tmp_path / "weights.pt")
-    got = build_resnet(NAME, path, SEED).state_dict()
-    classifier = state if classes == 100 else build_resnet(NAME, "none", SEED).state_dict()
+    got = network(NAME, path, SEED).state_dict()
+    classifier = state if classes == 100 else network(NAME, "none", SEED).state_dict()
     assert_equal_states(got, state | {key: classifier[key] for key in ("fc.weight", "fc.bias")})
 
 
@@ -100,7 +102,7 @@ def test_file_from_before_num_batches_tracked(tmp_path):
     state = torchvision_state(classes=100)
     counters = [key for key in state if key.endswith("num_batches_tracked")]
     old = {key: value for key, value in state.items() if key not in counters}
-    got = build_resnet(NAME, saved(old, tmp_path / "weights.pt"), SEED).state_dict()
+    got = network(NAME, saved(old, tmp_path / "weights.pt"), SEED).state_dict()
     assert len(counters) == 20
     assert_equal_states(got, state, but=counters)
     assert all(got[key] == 0 for key in counters)
@@ -155,14 +157,14 @@ def test_what_is_no_state_dict_of_this_network_is_refused_by_name(tmp_path, case
     make, reason = BAD_FILES[case]
     make(path)
     with pytest.raises(InputError, match=f"{re.escape(str(path))}.*{reason}"):
-        build_resnet(NAME, str(path), SEED)
+        network(NAME, str(path), SEED)
     assert not (tmp_path / "made").exists()  # nothing in the file was executed
 
 
 def test_smaller_network_does_not_pass_for_a_larger_one(tmp_path):
     path = saved(torchvision_state("resnet18"), tmp_path / "weights.pt")
     with pytest.raises(InputError, match="does not fit resnet34.*missing"):
-        build_resnet("resnet34", path, SEED)
+        network("resnet34", path, SEED)
 
 
 @pytest.fixture
@@ -187,23 +189,23 @@ def download(monkeypatch):
 def test_imagenet_is_torchvisions_first_version_checked_by_hash(download, name):
     state = torchvision_state(name)
     asked = download(state)
-    got = build_resnet(name, "imagenet", SEED).state_dict()
+    got = network(name, "imagenet", SEED).state_dict()
     assert asked == [(get_model_weights(name).IMAGENET1K_V1.url, True)]
     assert_equal_states(backbone(got), backbone(state))
-    assert torch.equal(got["fc.weight"], build_resnet(name, "none", SEED).fc.weight)
+    assert torch.equal(got["fc.weight"], network(name, "none", SEED).fc.weight)
 
 
 @pytest.mark.parametrize("error", [URLError("no network"), RuntimeError("invalid hash value"), OSError("disk full")])
 def test_failed_download_says_how_to_go_on(download, error):
     download(error)
     with pytest.raises(InputError, match=r"resnet18.*--weights FILE.*--weights none"):
-        build_resnet(NAME, "imagenet", SEED)
+        network(NAME, "imagenet", SEED)
 
 
 def wide_and_plain(init):
     """The network with five input channels and the one it was made of."""
-    wide, plain = (build_resnet(NAME, "none", SEED) for _ in range(2))
-    expand_conv1(wide, 2, init)
+    wide, plain = (network(NAME, "none", SEED) for _ in range(2))
+    widen_first_conv(wide, 2, init)
     return wide, plain
 
 
@@ -224,9 +226,9 @@ def test_extra_channels_at_zero_leave_the_logits_as_they_are(size, training):
 @pytest.mark.parametrize("init", ["zero", "mean"])
 @pytest.mark.parametrize("extra", [1, 2])
 def test_expansion_changes_nothing_but_conv1(init, extra):
-    plain, wide = build_resnet(NAME, "none", SEED), build_resnet(NAME, "none", SEED)
+    plain, wide = network(NAME, "none", SEED), network(NAME, "none", SEED)
     before = torch.get_rng_state()
-    expand_conv1(wide, extra, init)
+    widen_first_conv(wide, extra, init)
     assert torch.equal(torch.get_rng_state(), before)
     state, old = wide.state_dict(), plain.state_dict()
     assert_equal_states(state, old, but=("conv1.weight",))
@@ -241,8 +243,92 @@ def test_expansion_changes_nothing_but_conv1(init, extra):
     assert count_parameters(wide) - count_parameters(plain) == extra * 64 * 49
 
 
+# One of each family that torchvision has, with the widths of its first convolution and of its features.
+FAMILIES = {
+    "resnet18": (64, 512), "resnext50_32x4d": (64, 2048), "wide_resnet50_2": (64, 2048), "densenet121": (64, 1024),
+    "vgg11": (64, 4096), "mobilenet_v2": (32, 1280), "mobilenet_v3_small": (16, 1024), "efficientnet_b0": (32, 1280),
+    "convnext_tiny": (96, 768), "regnet_y_400mf": (32, 440), "shufflenet_v2_x0_5": (24, 1024), "mnasnet0_5": (16, 1280),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_network_gives_its_head_and_its_first_convolution(name):
+    """Split and put together again it is the same network, and so it is with channels that count nothing."""
+    width, features = FAMILIES[name]
+    net = network(name).eval()
+    x, extra = torch.randn(2, 3, 32, 32), torch.randn(2, 2, 32, 32)
+    logits = net(x)
+    wide = copy.deepcopy(net)
+    widen_first_conv(wide, 2, "zero")
+    assert first_conv(wide)[1].weight.shape[:2] == (width, 5)
+    torch.testing.assert_close(wide(torch.cat([x, extra], dim=1)), logits, rtol=1e-4, atol=1e-5)
+    head = split_head(net)
+    assert (head.in_features, head.out_features) == (features, 100)
+    feats = net(x)
+    assert feats.shape == (2, features)
+    torch.testing.assert_close(head(feats), logits, rtol=0, atol=0)
+
+
+def test_cifar_stem_keeps_every_pixel_and_follows_the_seed():
+    net, again, other = (network(NAME, seed=seed, stem="cifar") for seed in (SEED, SEED, SEED + 1))
+    conv = net.conv1
+    assert (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+    seen = []
+    net.layer1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    net(torch.randn(2, 3, 32, 32))
+    assert seen == [(2, 64, 32, 32)]
+    assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)  # He, fan out
+    assert torch.equal(conv.weight, again.conv1.weight) and not torch.equal(conv.weight, other.conv1.weight)
+    plain = network(NAME, seed=SEED)  # nothing else is another draw
+    assert_equal_states(again.state_dict(), plain.state_dict(), but=("conv1.weight",))
+
+
+def test_cifar_stem_on_pretrained_weights_is_random_and_said(tmp_path):
+    state, notes = torchvision_state(classes=100), []
+    path = saved(state, tmp_path / "weights.pt")
+    net = network(NAME, path, SEED, stem="cifar", note=notes.append)
+    assert_equal_states(net.state_dict(), state, but=("conv1.weight",))
+    assert torch.equal(net.conv1.weight, network(NAME, seed=SEED, stem="cifar").conv1.weight)
+    assert len(notes) == 1 and "3 x 3 first convolution starts at random; the 7 x 7 one of" in notes[0]
+    again, notes = saved(net.state_dict(), tmp_path / "own.pt"), []  # a network with this stem keeps its own
+    assert_equal_states(network(NAME, again, 1, stem="cifar", note=notes.append).state_dict(), net.state_dict())
+    assert notes == []
+    with pytest.raises(InputError, match="own.pt does not fit resnet18.*conv1.weight"):
+        network(NAME, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        (
+            "resnet43",
+            {},
+            "expected one of torchvision's .*got 'resnet43'; did you mean resnet34",
+        ),
+        ("fcn_resnet50", {}, "got 'fcn_resnet50'"),  # segmentation
+        ("squeezenet1_1", {}, "squeezenet1_1 has no last linear layer"),
+        ("googlenet", {"img_size": 96}, "expected logits in training, got GoogLeNetOutputs"),
+        ("vit_b_16", {}, "vit_b_16 cannot take images of IMG_SIZE 32 pixels .*Expected 224 but got 32"),
+        ("vgg11", {"img_size": 16}, "vgg11 cannot take images of IMG_SIZE 16 pixels"),
+        ("vgg11", {"stem": "cifar"}, "STEM .*got MODEL_NAME vgg11; use --stem imagenet"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torchvision's, of googlenet
+def test_networks_that_cannot_do_it_are_refused(name, more, expected):
+    with pytest.raises(InputError, match=expected):
+        network(name, **more)
+
+
+def test_densenet_files_of_torchvision_are_older_than_its_code(tmp_path):
+    state = torchvision_state("densenet121", classes=100)
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()}
+    assert old.keys() != state.keys()
+    got = network("densenet121", saved(old, tmp_path / "weights.pt")).state_dict()
+    assert_equal_states(got, state)
+
+
 def test_count_parameters_is_torchvisions():
     expected = get_model_weights("resnet34").IMAGENET1K_V1.meta["num_params"] - 900 * 513  # 100 classes, not 1000
-    model = build_resnet("resnet34", "none", SEED)
+    model = network("resnet34", "none", SEED)
     model.requires_grad_(False)  # frozen ones count
     assert count_parameters(model) == expected

@@ -1,71 +1,41 @@
 """The three scripts as a user runs them, small: the invariants of the comparison, and bad input."""
 
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
-import cifar100_baseline
-import cifar100_hybrid_Qhead
 import cifar100_quantum_channels
 import DLfunctions
+import qcifar.identity
 import qcifar.run
-from qcifar.config import settings_from_constants
 from qcifar.errors import InputError
-from qcifar.files import read_checkpoint, write_checkpoint
+from qcifar.files import write_checkpoint
 from qcifar.recipe import load_parts
+from tests.helpers.scripts import (
+    ROOT,
+    SCRIPTS,
+    Killed,
+    as_baseline,
+    assert_same,
+    flags,
+    folder_of,
+    prepare,
+    run,
+    settings,
+    stored,
+)  # fmt: skip
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {
-    "baseline": (cifar100_baseline, "cifar100_baseline_det"),
-    "channels": (cifar100_quantum_channels, "cifar100_quantum_channels"),
-    "head": (cifar100_hybrid_Qhead, "cifar100_hybrid_qhead"),
-}
-SMALL = (
-    "--dataset synthetic --weights none --model-name resnet18 --img-size 32 --epochs 2 --batch-size 16 "
-    "--train-limit 48 --eval-limit 40 --device cpu"
-).split()
-HEAD = ["--epochs-warmup", "1"]
-TIMED = {"seconds", "images_per_second"}
-MEASURED = {"images_per_second", "train_seconds", "peak_host_mb"}
-
-
-def flags(name, run_dir, *more):
-    return [*SMALL, *(HEAD if name == "head" else []), "--run-dir", str(run_dir), *more]
-
-
-def run(name, run_dir, *more):
-    """Run a script in this process; returns its result and its folder."""
-    module, experiment = SCRIPTS[name]
-    result = module.main(flags(name, run_dir, *more))
-    return result, run_dir / experiment / "seed42"
-
-
-def stored(folder):
-    """What has to come back to the bit: weights, optimizer, metrics without times, logits."""
-    last = read_checkpoint(folder / "last.pt")
-    history = [{k: v for k, v in row.items() if k not in TIMED} for row in last["progress"]["history"]]
-    moments = [state["exp_avg"] for _, state in sorted(last["optimizer"]["state"].items())]
-    logits = np.load(folder / "predictions.npz")["logits"]
-    result = json.loads((folder / "result.json").read_text())
-    result = {k: v for k, v in result.items() if k not in MEASURED}
-    return last["model"], moments, history, logits, result
-
-
-def assert_same(a, b):
-    assert a[0].keys() == b[0].keys() and all(torch.equal(a[0][name], b[0][name]) for name in a[0])
-    assert len(a[1]) == len(b[1]) and all(torch.equal(x, y) for x, y in zip(a[1], b[1], strict=True))
-    assert a[2] == b[2]
-    assert np.array_equal(a[3], b[3])
-    assert a[4] == b[4]
+WARM = {"baseline": [], "channels": [], "head": ["--epochs-warmup", "0"]}  # one epoch, with the branch on
 
 
 @pytest.fixture(scope="module")
@@ -75,49 +45,37 @@ def calm(tmp_path_factory):
     return {name: run(name, folder) for name in SCRIPTS}
 
 
-def capture_training(monkeypatch, name, run_dir, *more):
-    """Start a script but stop where training begins; returns the arguments of `train_model`."""
-    module, caught = SCRIPTS[name][0], {}
-
-    class Caught(Exception):
-        pass
-
-    def instead(*args, **kwargs):
-        caught["args"], caught["kwargs"] = args, kwargs
-        raise Caught
-
-    monkeypatch.setattr(module, "train_model", instead)
-    with pytest.raises(Caught):
-        module.main(flags(name, run_dir, *more))
-    monkeypatch.undo()
-    return caught["args"], caught["kwargs"]
-
-
-def test_invariant_1_same_images_order_and_augmentation(monkeypatch, tmp_path):
+def test_invariant_1_same_images_order_and_augmentation(tmp_path):
     streams = {}
     for name in SCRIPTS:
-        (_, train_loader, val_loader, *_), _ = capture_training(monkeypatch, name, tmp_path)
+        it = prepare(name, tmp_path)
         torch.rand(3)  # whoever draws
-        streams[name] = [x[:, :3] for x, _ in train_loader.batches(1)] + [x[:, :3] for x, _ in val_loader.batches()]
-        resumed = [x for x, _ in train_loader.batches(1, first_step=2)]
+        batches = [*it.train_loader.batches(1), *it.val_loader.batches()]
+        streams[name] = [x[:, :3] for x, _ in batches]
+        resumed = [x for x, _ in it.train_loader.batches(1, first_step=2)]
         assert torch.equal(resumed[0][:, :3], streams[name][2])
     for name in SCRIPTS:
         assert all(torch.equal(a, b) for a, b in zip(streams["baseline"], streams[name], strict=True))
 
 
-def test_invariant_2_same_initial_backbone_and_classifier(monkeypatch, tmp_path):
-    states = {name: capture_training(monkeypatch, name, tmp_path)[0][0].state_dict() for name in SCRIPTS}
-    base = states["baseline"]
-    head = {key.replace("backbone.", "").replace("classifier.", "fc."): v for key, v in states["head"].items()}
-    assert all(torch.equal(base[key], head[key]) for key in base)
-    assert torch.equal(states["channels"]["conv1.weight"][:, :3], base["conv1.weight"])
-    assert all(torch.equal(base[key], states["channels"][key]) for key in base if key != "conv1.weight")
+@pytest.mark.parametrize("more", [(), ("--stem", "cifar"), ("--model-name", "mobilenet_v3_small")])
+def test_invariant_2_same_initial_backbone_and_classifier(more, tmp_path):
+    states = {name: prepare(name, tmp_path, *more).model.state_dict() for name in SCRIPTS}
+    base, channels = states["baseline"], states["channels"]
+    backbone = {key.removeprefix("backbone."): v for key, v in states["head"].items() if key.startswith("backbone.")}
+    assert all(torch.equal(base[key], backbone[key]) for key in backbone)
+    left = [base[key] for key in base if key not in backbone]  # the classifier
+    assert len(left) == 2
+    assert all(torch.equal(v, states["head"][f"classifier.{k}"]) for v, k in zip(left, ("weight", "bias"), strict=True))
+    wider = [key for key in base if channels[key].shape != base[key].shape]
+    assert len(wider) == 1 and torch.equal(channels[wider[0]][:, :3], base[wider[0]])
+    assert all(torch.equal(base[key], channels[key]) for key in base if key not in wider)
 
 
 def test_invariant_3_phase_a_is_the_baseline_bit_for_bit(calm, tmp_path):
     _, folder = run("head", tmp_path, "--epochs-warmup", "2")
     base, head = stored(calm["baseline"][1]), stored(folder)
-    renamed = {key.replace("backbone.", "").replace("classifier.", "fc."): v for key, v in head[0].items()}
+    renamed = as_baseline(head[0])
     assert all(torch.equal(base[0][key], renamed[key]) for key in base[0])
     assert np.array_equal(base[3], head[3])
     assert [{**row, "alpha": None} for row in base[2]] == [{**row, "alpha": None} for row in head[2]]
@@ -132,27 +90,24 @@ def test_invariant_3_phase_a_then_b(calm):
     assert calm["head"][0]["alpha"] in [row["alpha"] for row in head[2]]
 
 
-def test_invariant_3_five_channels_give_the_baselines_logits_at_step_0(monkeypatch, tmp_path):
-    (base, base_loader, *_), _ = capture_training(monkeypatch, "baseline", tmp_path)
-    (five, five_loader, *_), _ = capture_training(monkeypatch, "channels", tmp_path)
-    (x3, _), (x5, _) = next(base_loader.batches(0)), next(five_loader.batches(0))
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_invariant_3_five_channels_give_the_baselines_logits_at_step_0(stem, tmp_path):
+    base, five = (prepare(name, tmp_path, "--stem", stem) for name in ("baseline", "channels"))
+    (x3, _), (x5, _) = next(base.train_loader.batches(0)), next(five.train_loader.batches(0))
     assert x5.shape == (16, 5, 32, 32) and x5[:, 3:].std() > 0.01
-    assert torch.equal(base(x3), five(x5))
+    assert torch.equal(base.model(x3), five.model(x5))
 
 
 def test_invariant_4_one_recipe_and_one_look_at_the_test_set(monkeypatch, tmp_path, calm):
     recipes = {}
     for name, (module, _) in SCRIPTS.items():
-        (_, _, _, criterion, optimizer, scheduler, _), arguments = capture_training(monkeypatch, name, tmp_path)
-        settings = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-        recipes[name] = (
-            repr(criterion), settings, scheduler.state_dict(),
-            {k: v for k, v in arguments.items() if k not in ("on_epoch_start", "on_epoch_end", "autocast")},
-        )  # fmt: skip
-        assert sum(p.numel() for p in optimizer.param_groups[0]["params"]) == calm[name][0]["params_total"]
+        it = prepare(name, tmp_path)
+        group = {k: v for k, v in it.optimizer.param_groups[0].items() if k != "params"}
+        recipes[name] = repr(it.criterion), group, it.scheduler.state_dict()
+        assert sum(p.numel() for p in it.optimizer.param_groups[0]["params"]) == calm[name][0]["params_total"]
         calls = []
-        monkeypatch.setattr(DLfunctions, "evaluate", _counting(calls))
-        monkeypatch.setattr(qcifar.run, "evaluate", _counting(calls))
+        for where in (DLfunctions, module):
+            monkeypatch.setattr(where, "evaluate", _counting(calls))
         module.main(flags(name, tmp_path / "counted"))
         monkeypatch.undo()
         assert [n.removeprefix("SYNTHETIC DATA  ") for n in calls] == ["validation", "validation", "test"]
@@ -171,10 +126,6 @@ def _counting(calls, original=DLfunctions.evaluate):
 def test_invariant_5_the_same_command_twice(name, calm, tmp_path):
     _, folder = run(name, tmp_path)
     assert_same(stored(calm[name][1]), stored(folder))
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nobody catches it, nothing is tidied up."""
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -207,7 +158,7 @@ def test_a_real_process_killed_by_a_signal_goes_on(signum, calm, tmp_path):
     threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # reductions split as in `calm`
     line = command("head", tmp_path, "--checkpoint-minutes", "0")
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=threads)
-    last = tmp_path / "cifar100_hybrid_qhead" / "seed42" / "last.pt"
+    last = folder_of("head", tmp_path) / "last.pt"
     deadline = time.monotonic() + 120
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -250,7 +201,7 @@ def test_run_folder_contract(name, calm):
         assert np.mean(file["logits"].argmax(1) == file["label"]) == result["test_top1"]
         assert len(np.unique(file["index"])) == 40
     config = json.loads((folder / "config.json").read_text())
-    constants = {key for key in vars(SCRIPTS[name][0]) if key.isupper()} - {"CLASSES", "PREPROCESSING"}
+    constants = {key for key in vars(SCRIPTS[name][0]) if key.isupper()} - {"SWITCH", "PREPROCESSING"}
     assert set(config["constants"]) == constants
     assert all("SYNTHETIC DATA" in line for line in (folder / "log.txt").read_text().splitlines())
 
@@ -267,13 +218,13 @@ def test_a_finished_run_says_so_and_other_constants_are_refused(calm, capsys):
 
 def test_another_gpu_model_is_another_run_and_a_cpu_has_none(calm, tmp_path, monkeypatch):
     assert "gpu" not in json.loads((calm["baseline"][1] / "config.json").read_text())["identity"]
-    cfg = settings_from_constants(vars(cifar100_baseline), flags("baseline", tmp_path))
+    cfg = settings("baseline", tmp_path)
     parts = load_parts(cfg, torch.device("cpu"))
 
     def begin(model, more=None):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: model)
-        monkeypatch.setattr(qcifar.run.distributed, "each", lambda name: [name, *(more or [name])])
-        opened = qcifar.run.open_run(cfg, "cifar100_baseline_det", torch.device("cuda"), "bf16", parts)
+        monkeypatch.setattr(qcifar.identity.distributed, "each", lambda name: [name, *(more or [name])])
+        opened = qcifar.run.open_run(cfg, "cifar100_baseline_det", {}, torch.device("cuda"), "bf16", parts)
         opened.begin()
         return opened
 
@@ -292,6 +243,27 @@ def test_no_resume_starts_over(tmp_path):
     assert result["epochs"] == 2 and len((folder / "metrics.csv").read_text().splitlines()) == 3
 
 
+def test_a_pretrained_network_with_another_stem_says_so_in_the_log(tmp_path):
+    weights = tmp_path / "weights.pt"
+    torch.save(torchvision.models.resnet18(num_classes=100).state_dict(), weights)
+    for name in SCRIPTS:
+        _, folder = run(name, tmp_path, "--epochs", "1", "--weights", str(weights), "--stem", "cifar", *WARM[name])
+        assert "STEM cifar: the 3 x 3 first convolution starts at random" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "network",
+    ["resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn", "mobilenet_v3_small", "efficientnet_b0",
+     "convnext_tiny", "regnet_y_400mf"],
+)  # fmt: skip
+def test_other_networks_train(name, network, tmp_path):
+    more = ["--model-name", network, "--epochs", "1", "--train-limit", "32", *WARM[name]]
+    result, folder = run(name, tmp_path, *more)
+    assert result["model_name"] == network and math.isfinite(result["test_loss"])
+    assert (folder / "best.pt").exists()
+
+
 @pytest.mark.parametrize(
     "more", [("--schedule", "per_phase"), ("--epochs-warmup", "0"), ("--n-qubits", "3", "--n-layers", "1")]
 )
@@ -300,6 +272,7 @@ def test_variants_of_the_head(more, calm, tmp_path):
     rates = [row["lr"] for row in stored(folder)[2]]
     assert (rates[0] < 1e-6) == ("per_phase" in more)  # the first cycle has ended
     assert result["params_quantum"] == (9 if "--n-qubits" in more else 24)
+    assert result["variant"] == folder.parent.name and (folder / "result.json").exists()
     same_recipe = result["recipe"] == calm["baseline"][0]["recipe"] == calm["head"][0]["recipe"]
     assert same_recipe == ("per_phase" not in more)  # phase B has an optimizer and a cycle of its own
 
@@ -336,7 +309,7 @@ def test_memory_that_is_full_in_the_test_is_one_line_also_in_the_log(calm, tmp_p
     shutil.copytree(calm["baseline"][1].parents[1], tmp_path, dirs_exist_ok=True)
     folder = tmp_path / calm["baseline"][1].relative_to(calm["baseline"][1].parents[1])
     (folder / "result.json").unlink()
-    monkeypatch.setattr(qcifar.run, "evaluate", full)
+    monkeypatch.setattr(SCRIPTS["baseline"][0], "evaluate", full)
     with pytest.raises(InputError, match="2.00 GiB; --accumulate 2"):
         run("baseline", tmp_path)
     *_, before, last = (folder / "log.txt").read_text().splitlines()
@@ -349,7 +322,7 @@ def corrupt(path):
 
 def test_bad_files_are_refused_by_name_and_nothing_is_lost(calm, tmp_path):
     shutil.copytree(calm["channels"][1].parents[1], tmp_path, dirs_exist_ok=True)
-    folder = tmp_path / "cifar100_quantum_channels" / "seed42"
+    folder = folder_of("channels", tmp_path)
     (folder / "result.json").unlink()
     cache = next((folder.parent / "descriptors").glob("val_q_tex_*"))
     whole = cache.read_bytes()
@@ -377,14 +350,14 @@ def test_bad_files_are_refused_by_name_and_nothing_is_lost(calm, tmp_path):
         ("head", ["--quantum-device", "no.such"], "QUANTUM_DEVICE no.such"),
         ("head", ["--quantum-device", "lightning.qubit"], "DIFF_METHOD backprop"),
         ("head", ["--epochs-warmup", "9"], "EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS 2, got 9"),
-        ("channels", ["--n-qubits", "1"], "N_QUBITS (--n-qubits): the descriptors entangle"),
+        ("channels", ["--n-qubits", "1"], "N_QUBITS (--n-qubits): expected a whole number from 2 to 20, got 1"),
     ],
 )
 def test_bad_input_leaves_no_run_behind(name, more, expected, tmp_path):
     with pytest.raises(InputError) as caught:
         run(name, tmp_path, *more)
     assert expected in str(caught.value)
-    assert not (tmp_path / SCRIPTS[name][1] / "seed42").exists()
+    assert not list((tmp_path / SCRIPTS[name][1]).rglob("seed*"))
 
 
 def test_bad_input_is_one_line_and_a_nonzero_exit(tmp_path):

@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 
 from qcifar.augment import Augmentation, draw_parameters, resample
 from qcifar.loader import EvalLoader, TrainLoader
-from qcifar.models import build_resnet
-from qcifar.seeding import seed_torch, stream, torch_stream
+from qcifar.streams import seed_torch, stream, torch_stream
+from tests.helpers.networks import network
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = Augmentation(24)
@@ -214,7 +214,7 @@ def test_extra_channels_follow_crop_and_flip(make_loader, synthetic):
 
 def test_a_model_that_draws_cannot_shift_the_data(make_loader):
     calm = list(make_loader().batches(0))
-    model = build_resnet("resnet18", "none", 42)
+    model = network("resnet18")
     disturbed = []
     for x, labels in make_loader().batches(0):
         torch.nn.functional.dropout(model(x), 0.5)
@@ -305,7 +305,7 @@ def test_freed_memory_is_used_again():
     """After the first round hardly a page is new to the process; without the switch most are, as a rule."""
     program = """
 import resource, torch
-from qcifar.seeding import reuse_freed_memory
+from qcifar.device import reuse_freed_memory
 
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

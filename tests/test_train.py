@@ -22,19 +22,20 @@ from qcifar.files import read_checkpoint, write_checkpoint
 from qcifar.loader import EvalLoader, TrainLoader
 from qcifar.recipe import make_optimizer, make_schedule
 from qcifar.run import Run
-from qcifar.seeding import torch_stream
+from qcifar.streams import torch_stream
+from tests.helpers.scripts import Killed
 
 EPOCHS = 3
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nobody catches it, nothing is tidied up."""
 
 
 def tiny_run(folder, **identity):
     identity = {"DATASET": "synthetic", "IMG_SIZE": 16, "precision": "fp32"} | identity
     images = {"train": 40, "val": 30, "test": 0}
-    return Run(folder, {"experiment": "tiny", "identity": identity, "images": images, "device": "CPU"}, resume=True)
+    return Run(
+        folder,
+        {"experiment": "tiny", "variant": "", "identity": identity, "images": images, "device": "CPU"},
+        resume=True,
+    )
 
 
 def tiny_model():
@@ -297,5 +298,5 @@ def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
     with pytest.raises(InputError, match="no place to go on from"):
         train(loaders, run)
     write_checkpoint(run.last_path, {"model": {}})
-    with pytest.raises(InputError, match="no checkpoint of this test bench"):
+    with pytest.raises(InputError, match="not a checkpoint of this test bench"):
         train(loaders, run)

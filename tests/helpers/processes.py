@@ -11,19 +11,19 @@ import os
 import signal
 import socket
 import stat
+import sys
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("cifar100_baseline", "cifar100_quantum_channels", "cifar100_hybrid_Qhead")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
 def _context():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes", *SCRIPTS])
+    context.set_forkserver_preload(["tests.helpers.processes", "tests.helpers.scripts"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    os.environ["PYTHONPATH"] = str(ROOT)
     context.Process(target=print).start()  # starts the server, which reads PYTHONPATH
     if before is None:
         del os.environ["PYTHONPATH"]
@@ -68,20 +68,19 @@ def run_script(name: str, argv: list[str], moment: tuple | None = None, rank: in
     """Run a script to its end or, in process `rank`, to `moment`: see `_kill_at`."""
     module = importlib.import_module(name)
     if moment is not None and int(os.environ["RANK"]) == rank:
-        _kill_at(*moment)
+        _kill_at(name, *moment)
     for stream in (1, 2):  # log and bars
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     module.main(argv)
 
 
-def _kill_at(kind: str, number: float) -> None:
+def _kill_at(script: str, kind: str, number: float) -> None:
     """Arrange for SIGKILL after `number` seconds, or as the `number`-th event of a kind begins (or ends)."""
     import torch
 
     import DLfunctions
     import qcifar.files
     import qcifar.loader
-    import qcifar.run
 
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -116,6 +115,6 @@ def _kill_at(kind: str, number: float) -> None:
         case "epoch end":
             at_call(DLfunctions, "epoch_row")
         case "test":
-            at_call(qcifar.run, "evaluate", ends=True)
+            at_call(sys.modules[script], "evaluate", ends=True)
         case _:
             raise ValueError(kind)

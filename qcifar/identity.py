@@ -1,0 +1,82 @@
+"""What a run's numbers depend on, and what two runs must have in common to be compared."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from qcifar import distributed
+from qcifar.augment import Augmentation
+from qcifar.config import Rule, as_constants
+
+# Constants that may change between a start and a restart: they cannot change a number.
+NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "DEVICE", "PRECISION"}
+PACKAGES = ("torch", "torchvision", "pennylane", "pennylane-lightning", "numpy", "scikit-learn", "pillow")
+
+
+def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
+    """Everything that the numbers of a run depend on, beside what only its experiment has.
+
+    Args:
+        cfg: the settings; those in `NEUTRAL` may differ from an earlier start.
+        device, precision: as resolved by `set_up_torch`.
+        parts: `qcifar.recipe.Parts`.
+    """
+    identity = {name: value for name, value in as_constants(cfg).items() if name not in NEUTRAL}
+    identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}
+    if device.type == "cuda":  # another model rounds differently
+        identity["gpu"] = ", ".join(dict.fromkeys(distributed.each(torch.cuda.get_device_name(device))))
+    if distributed.world_size() == 1:
+        identity.pop("SYNC_BATCHNORM")  # has no effect there
+    if not cfg.cuda_graphs:
+        identity.pop("CUDA_GRAPHS")  # has no effect
+    identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
+    identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
+    identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane")}
+    if Path(cfg.weights).is_file():
+        identity["weights_sha256"] = hashlib.sha256(Path(cfg.weights).read_bytes()).hexdigest()
+    return identity
+
+
+def own_entries(cfg, own_rules: dict[str, Rule], details: dict) -> list[str]:
+    """Entries of the identity in which runs that are compared may differ: the seed, and what the experiment adds.
+
+    The recipe is all the rest. An own constant that changes the recipe counts there, unless it is at its standard.
+    """
+    given = as_constants(cfg)
+    own = [name for name, rule in own_rules.items() if not rule.changes_recipe or given[name] == rule.standard]
+    return ["SEED", *own, *details]
+
+
+def recipe_code(identity: dict, own: list[str]) -> str:
+    """Six hex digits of what experiments share; runs are comparable if theirs are equal."""
+    shared = {name: value for name, value in identity.items() if name not in own}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:  # Linux; platform.processor() says x86_64 or nothing there
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"CPU, {model}, {torch.get_num_threads()} threads"
+
+
+def git_commit() -> str:
+    """Commit of this repository, "+" where tracked files differ from it, "unknown" outside one."""
+    root = Path(__file__).resolve().parent
+    try:
+        commit, changes = (
+            subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for command in (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+" if changes else "")
