@@ -15,10 +15,10 @@ from DLfunctions import evaluate, train_model
 from qcifar.config import settings_from_constants
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import run_script
-from qcifar.models import build_network
-from qcifar.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
-from qcifar.result import report
-from qcifar.run import open_run
+from qcifar.experiment.folder import open_run
+from qcifar.experiment.models import build_network
+from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
+from qcifar.experiment.result import report
 
 # run
 SEED = 42  # of initial weights, image order and augmentation

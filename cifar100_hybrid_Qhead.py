@@ -18,14 +18,21 @@ import torch
 from torch import nn
 
 from DLfunctions import evaluate, train_model
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, make_runner, refuse_other_method, runs_on
 from qcifar.config import one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
-from qcifar.models import build_network, split_head
-from qcifar.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
-from qcifar.result import report
-from qcifar.run import open_run
+from qcifar.experiment.folder import open_run
+from qcifar.experiment.models import build_network, split_head
+from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
+from qcifar.experiment.result import report
+from qcifar.quantum.runner import (
+    QuantumLayer,
+    check_layer,
+    circuit_fingerprint,
+    make_runner,
+    refuse_other_method,
+    runs_on,
+)
 from qcifar.streams import torch_stream
 
 # run

@@ -19,15 +19,15 @@ import torch
 from torch import nn
 
 from DLfunctions import evaluate, train_model
-from qcifar.circuits import circuit_fingerprint, make_runner, runs_on
 from qcifar.config import SWITCH, one_of, own, settings_from_constants, text, whole
-from qcifar.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import run_script
-from qcifar.models import build_network, first_conv
-from qcifar.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
-from qcifar.result import report
-from qcifar.run import open_run
+from qcifar.experiment.folder import open_run
+from qcifar.experiment.models import build_network, first_conv
+from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
+from qcifar.experiment.result import report
+from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
+from qcifar.quantum.runner import circuit_fingerprint, make_runner, runs_on
 
 # run
 SEED = 42  # of initial weights, image order and augmentation

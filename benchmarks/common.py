@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qcifar.config import settings_from_constants
 from qcifar.distributed import started_by_torchrun
 from qcifar.errors import InputError
-from qcifar.identity import git_commit
-from qcifar.recipe import Prepared
+from qcifar.experiment.identity import git_commit
+from qcifar.experiment.recipe import Prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {

@@ -26,15 +26,15 @@ import torch
 from benchmarks.common import conditions, in_turns, peak_memory_of, save
 from cifar100_hybrid_Qhead import HybridNet, make_circuit
 from cifar100_quantum_channels import make_circuits
-from qcifar.circuits import QuantumLayer
+from qcifar.compiler.circuit import CompiledCircuit
 from qcifar.config import settings_from_constants, whole
-from qcifar.data import CLASSES
-from qcifar.descriptors import AMPLITUDES_PER_CHUNK, cached_descriptors
+from qcifar.data.cifar import CLASSES
 from qcifar.device import reuse_freed_memory
 from qcifar.errors import run_script
-from qcifar.fast import FastCircuit
-from qcifar.models import build_network
-from qcifar.recipe import make_optimizer
+from qcifar.experiment.models import build_network
+from qcifar.experiment.recipe import make_optimizer
+from qcifar.quantum.descriptors import AMPLITUDES_PER_CHUNK, cached_descriptors
+from qcifar.quantum.runner import QuantumLayer
 
 THREADS = 1  # of torch, and of jax where that is one
 MAX_QUBITS = 12  # widest descriptors
@@ -65,8 +65,8 @@ def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
     batch = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
     angles = torch.randn(batch, n_qubits, dtype=torch.float64)
     few = angles[:8].numpy()
-    fast = [FastCircuit(circuit, n_qubits) for circuit in circuits]
-    exact = [FastCircuit(circuit, n_qubits).double() for circuit in circuits]
+    fast = [CompiledCircuit(circuit, n_qubits) for circuit in circuits]
+    exact = [CompiledCircuit(circuit, n_qubits).double() for circuit in circuits]
     nodes = [_node(circuit, "default.qubit", n_qubits, "torch") for circuit in circuits]
     loops = [_node(circuit, "lightning.qubit", n_qubits, "numpy") for circuit in circuits]
     images = {Row.ours: batch, Row.exact: batch, Row.broadcast: batch, Row.loop: min(8, batch)}
@@ -90,7 +90,7 @@ def head(n_qubits: int, n_layers: int, batch: int, repeats: int, inductor_too: b
     circuit, shape = make_circuit(n_qubits, n_layers)
     inputs = torch.randn(batch, n_qubits, requires_grad=True)
     weights = torch.rand(shape, requires_grad=True)
-    fast, exact = FastCircuit(circuit, n_qubits, shape), FastCircuit(circuit, n_qubits, shape).double()
+    fast, exact = CompiledCircuit(circuit, n_qubits, shape), CompiledCircuit(circuit, n_qubits, shape).double()
     broadcast = _node(circuit, "default.qubit", n_qubits, "torch", "backprop")
     adjoint = _node(circuit, "lightning.qubit", n_qubits, "torch", "adjoint")
 
@@ -107,7 +107,7 @@ def head(n_qubits: int, n_layers: int, batch: int, repeats: int, inductor_too: b
     }
     if inductor_too and n_qubits * n_layers <= 48:  # beyond, compiling takes minutes
         torch._dynamo.reset()
-        inductor = torch.compile(FastCircuit(circuit, n_qubits, shape))
+        inductor = torch.compile(CompiledCircuit(circuit, n_qubits, shape))
         runs[Row.inductor] = lambda: step(inductor)
     if n_qubits * n_layers <= 16:  # seconds a step beyond that
         runs[Row.adjoint] = lambda: step(adjoint)
@@ -180,7 +180,7 @@ def _tensorcircuit_descriptors(n: int, angles: torch.Tensor):
     both = [jax.jit(jax.vmap(circuit)) for circuit in (edge, texture)]
     values = jax.numpy.asarray(angles.numpy(), dtype="float32")
     for run, circuit in zip(both, make_circuits("default", n, 1), strict=True):  # the same circuits, or no comparison
-        np.testing.assert_allclose(run(values[:3]), FastCircuit(circuit, n)(angles[:3]).numpy(), atol=1e-4)
+        np.testing.assert_allclose(run(values[:3]), CompiledCircuit(circuit, n)(angles[:3]).numpy(), atol=1e-4)
     return lambda: [run(values).block_until_ready() for run in both]
 
 
@@ -207,7 +207,7 @@ def _tensorcircuit_head(n: int, n_layers: int, inputs: torch.Tensor, weights: to
     batch = jax.vmap(circuit, in_axes=(0, None))
     step = jax.jit(jax.value_and_grad(lambda x, w: batch(x, w).sum(), argnums=(0, 1)))
     x, w = (jax.numpy.asarray(value.detach().numpy()) for value in (inputs, weights))
-    compiled = FastCircuit(make_circuit(n, n_layers)[0], n, tuple(weights.shape))
+    compiled = CompiledCircuit(make_circuit(n, n_layers)[0], n, tuple(weights.shape))
     np.testing.assert_allclose(batch(x[:3], w), compiled(inputs[:3], weights).detach().numpy(), atol=1e-4)
     return lambda: jax.block_until_ready(step(x, w))
 
@@ -239,7 +239,7 @@ def _pyqtorch_descriptors(n: int, angles: torch.Tensor):
 
     values = angles.float()
     for circuit, definition in zip(circuits, make_circuits("default", n, 1), strict=True):
-        assert torch.allclose(run(circuit, values[:3]), FastCircuit(definition, n)(values[:3]), atol=1e-4)
+        assert torch.allclose(run(circuit, values[:3]), CompiledCircuit(definition, n)(values[:3]), atol=1e-4)
     return lambda: [run(circuit, values) for circuit in circuits]
 
 
@@ -248,11 +248,11 @@ def memory(n_qubits: int, n_layers: int, batch: int) -> float:
     return peak_memory_of(
         "import torch\n"
         "from cifar100_hybrid_Qhead import make_circuit\n"
-        "from qcifar.fast import FastCircuit\n"
-        "from qcifar.result import peak_host_mb\n"
+        "from qcifar.compiler.circuit import CompiledCircuit\n"
+        "from qcifar.experiment.result import peak_host_mb\n"
         f"function, shape = make_circuit({n_qubits}, {n_layers})\n"
         f"x, w = torch.randn({batch}, {n_qubits}, requires_grad=True), torch.rand(shape, requires_grad=True)\n"
-        f"circuit = FastCircuit(function, {n_qubits}, shape)\n"
+        f"circuit = CompiledCircuit(function, {n_qubits}, shape)\n"
         "circuit(x[:2], w).sum().backward(); before = peak_host_mb()\n"
         "circuit(x, w).sum().backward(); print(peak_host_mb() - before)\n"
     )
@@ -261,7 +261,7 @@ def memory(n_qubits: int, n_layers: int, batch: int) -> float:
 def precompute(n_qubits: int) -> float:
     """Seconds from 60,000 images to the caches of both descriptors on disk; the middle one of three."""
     images, index = torch.randint(0, 256, (60_000, 3, 32, 32), dtype=torch.uint8), np.arange(60_000)
-    circuits = [FastCircuit(circuit, n_qubits) for circuit in make_circuits("default", n_qubits, 1)]
+    circuits = [CompiledCircuit(circuit, n_qubits) for circuit in make_circuits("default", n_qubits, 1)]
     parameters, seconds = {"n_qubits": n_qubits, "image_size": 28}, []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -276,7 +276,7 @@ def training_step(n_qubits: int, batch: int, repeats: int) -> float:
     """Seconds of the head's training step over the baseline's, ResNet-34 at 32 pixels, 2 layers, fp32."""
     images, labels = torch.randn(batch, 3, 32, 32), torch.randint(0, CLASSES, (batch,))
     circuit, shape = make_circuit(n_qubits, 2)
-    layer = QuantumLayer(FastCircuit(circuit, n_qubits, shape), torch.rand(shape))
+    layer = QuantumLayer(CompiledCircuit(circuit, n_qubits, shape), torch.rand(shape))
     start = SimpleNamespace(model_name="resnet34", stem="imagenet", weights="none", seed=0, img_size=32)
     hybrid = HybridNet(build_network(start, print), layer, n_qubits, "tanh")
     hybrid.start_epoch(0, 0, 0.1)

@@ -26,8 +26,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.common import SCRIPTS, begin, conditions, cores_at_hand, in_turns, save
 from DLfunctions import Progress, Stop, train_one_epoch
-from qcifar.augment import MEAN, STD
 from qcifar.config import settings_from_constants, whole
+from qcifar.data.augment import MEAN, STD
 from qcifar.errors import run_script
 
 DEVICE = "auto"  # auto, cpu, cuda or cuda:1

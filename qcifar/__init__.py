@@ -1,1 +1,1 @@
-"""Shared nouns of the test bench: constants, data, augmentation, models, descriptors, run folder."""
+"""The parts of the test bench that all experiments share; see the tree in the README."""

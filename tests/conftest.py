@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qcifar.data import load_dataset
+from qcifar.data.cifar import load_dataset
 from qcifar.device import set_up_torch
 from qcifar.streams import stream
 

@@ -13,7 +13,7 @@ HEADINGS = [
     "test n", "precision", "px", "train images", "start", "recipe", "data",
 ]  # fmt: skip
 
-RESULT = {  # the keys of `qcifar.result.report`
+RESULT = {  # the keys of `qcifar.experiment.result.report`
     "experiment": "cifar100_baseline_det", "variant": "", "control": "none", "dataset": "cifar100", "seed": 42,
     "epochs": 40, "best_epoch": 37, "selected_by": "f1", "val_top1": 0.8211, "val_f1": 0.82, "val_loss": 0.9,
     "test_top1": 0.82895, "test_top5": 0.96, "test_f1": 0.828, "test_loss": 0.91, "params_total": 21335972,

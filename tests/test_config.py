@@ -317,7 +317,9 @@ def files_of(folder):
 
 def test_importing_creates_no_file_and_draws_no_number(tmp_path):
     modules = ["DLfunctions", "compare_runs", *(script.__name__ for script in SCRIPTS)]
-    modules += [f"qcifar.{path.stem}" for path in (ROOT / "qcifar").glob("[a-z]*.py")]
+    files = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "qcifar").rglob("[a-z]*.py"))]
+    modules += [".".join(file.parts) for file in files]
+    assert len(files) >= 20
     assert importlib.import_module(modules[1]).__file__ == str(ROOT / "compare_runs.py")
     before, folders = files_of(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}

@@ -20,16 +20,17 @@ from torch import nn
 import cifar100_baseline
 from cifar100_quantum_channels import make_circuits
 from DLfunctions import Progress, Stop, evaluate, train_one_epoch
-from qcifar import distributed, recipe
-from qcifar.augment import Augmentation
-from qcifar.circuits import make_runner
+from qcifar import distributed
 from qcifar.config import settings_from_constants
-from qcifar.data import load_dataset
-from qcifar.descriptors import input_angles, run_circuit
+from qcifar.data.augment import Augmentation
+from qcifar.data.cifar import load_dataset
+from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.device import set_up_torch
 from qcifar.errors import InputError
+from qcifar.experiment import recipe
 from qcifar.files import read_checkpoint
-from qcifar.loader import EvalLoader, TrainLoader
+from qcifar.quantum.descriptors import input_angles, run_circuit
+from qcifar.quantum.runner import make_runner
 from qcifar.streams import stream
 from tests.helpers.networks import network
 from tests.helpers.processes import run_processes, run_script

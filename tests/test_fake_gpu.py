@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 from benchmarks.common import HostReads
-from qcifar import augment
+from qcifar.data import augment
 from tests.helpers.scripts import SCRIPTS, prepare
 
 GPU = torch.device("cuda:0")
@@ -65,4 +65,4 @@ def test_a_step_on_a_gpu_copies_its_random_parameters_and_nothing_else(name, fak
             for x, _ in validation.batches():
                 assert model(x).device == GPU
     found = {place.split(" at ")[1].split(":")[0]: count for place, count in reads.places.items()}
-    assert found == {"qcifar/augment.py": 1 + 4}, reads.places  # `upload`: the epoch's order, and four steps
+    assert found == {"qcifar/data/augment.py": 1 + 4}, reads.places  # `upload`: the epoch's order, and four steps

@@ -16,11 +16,11 @@ import torchvision
 
 import cifar100_quantum_channels
 import DLfunctions
-import qcifar.identity
-import qcifar.run
 from qcifar.errors import InputError
+from qcifar.experiment import folder as run_folder
+from qcifar.experiment import identity
+from qcifar.experiment.recipe import load_parts
 from qcifar.files import write_checkpoint
-from qcifar.recipe import load_parts
 from tests.helpers.scripts import (
     ROOT,
     SCRIPTS,
@@ -223,8 +223,8 @@ def test_another_gpu_model_is_another_run_and_a_cpu_has_none(calm, tmp_path, mon
 
     def begin(model, more=None):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: model)
-        monkeypatch.setattr(qcifar.identity.distributed, "each", lambda name: [name, *(more or [name])])
-        opened = qcifar.run.open_run(cfg, "cifar100_baseline_det", {}, torch.device("cuda"), "bf16", parts)
+        monkeypatch.setattr(identity.distributed, "each", lambda name: [name, *(more or [name])])
+        opened = run_folder.open_run(cfg, "cifar100_baseline_det", {}, torch.device("cuda"), "bf16", parts)
         opened.begin()
         return opened
 
@@ -297,7 +297,7 @@ def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
     assert [f.name.rsplit("_", 1)[0] for f in files] == [
         "test_q_edge", "test_q_tex", "train_q_edge", "train_q_tex", "val_q_edge", "val_q_tex",
     ]  # fmt: skip
-    monkeypatch.setattr("qcifar.descriptors.run_circuit", None)  # a second seed reads the caches
+    monkeypatch.setattr("qcifar.quantum.descriptors.run_circuit", None)  # a second seed reads the caches
     result = cifar100_quantum_channels.main(flags("channels", tmp_path, *published, "--seed", "7"))
     assert result["seed"] == 7
 

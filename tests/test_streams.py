@@ -14,8 +14,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from qcifar.augment import Augmentation, draw_parameters, resample
-from qcifar.loader import EvalLoader, TrainLoader
+from qcifar.data.augment import Augmentation, draw_parameters, resample
+from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.streams import seed_torch, stream, torch_stream
 from tests.helpers.networks import network
 
@@ -282,9 +282,9 @@ def test_golden_parameters():
 
 PROGRAM = """
 import torch
-from qcifar.augment import Augmentation
-from qcifar.data import load_dataset
-from qcifar.loader import TrainLoader
+from qcifar.data.augment import Augmentation
+from qcifar.data.cifar import load_dataset
+from qcifar.data.loader import TrainLoader
 torch.set_num_threads({threads})
 data = load_dataset("synthetic", "")
 loader = TrainLoader(data.train_images[:50], torch.arange(50), 7, Augmentation(24), 42)

@@ -14,14 +14,14 @@ from torch import nn
 import DLfunctions
 from benchmarks.common import HostReads
 from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
-from qcifar.augment import Augmentation
-from qcifar.circuits import QuantumLayer
-from qcifar.descriptors import QuantumMaps
+from qcifar.data.augment import Augmentation
+from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.errors import InputError, Interrupted
+from qcifar.experiment.folder import Run
+from qcifar.experiment.recipe import make_optimizer, make_schedule
 from qcifar.files import read_checkpoint, write_checkpoint
-from qcifar.loader import EvalLoader, TrainLoader
-from qcifar.recipe import make_optimizer, make_schedule
-from qcifar.run import Run
+from qcifar.quantum.descriptors import QuantumMaps
+from qcifar.quantum.runner import QuantumLayer
 from qcifar.streams import torch_stream
 from tests.helpers.scripts import Killed
 

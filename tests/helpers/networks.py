@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from qcifar.models import build_network
+from qcifar.experiment.models import build_network
 
 
 def network(name, weights="none", seed=42, stem="imagenet", img_size=32, note=print, **more):

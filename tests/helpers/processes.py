@@ -79,8 +79,8 @@ def _kill_at(script: str, kind: str, number: float) -> None:
     import torch
 
     import DLfunctions
+    import qcifar.data.loader
     import qcifar.files
-    import qcifar.loader
 
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -111,7 +111,7 @@ def _kill_at(script: str, kind: str, number: float) -> None:
         case "written":  # renamed, and nothing after it done
             at_call(qcifar.files, "_write_whole", ends=True)
         case "validation":  # in the middle
-            at_call(qcifar.loader, "normalise")
+            at_call(qcifar.data.loader, "normalise")
         case "epoch end":
             at_call(DLfunctions, "epoch_row")
         case "test":

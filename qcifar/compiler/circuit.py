@@ -1,4 +1,4 @@
-"""A compiled circuit: layers of `qcifar.compiler` on a batch of states, in plain torch.
+"""A compiled circuit: layers of `schedule` on a batch of states, in plain torch.
 
 * The first layer of rotations acts on |0...0>: its state is a product of qubits.
 * Rotations that do not depend on the batch are real Kronecker products over up to four qubits, all built
@@ -16,15 +16,15 @@ import pennylane as qml
 import torch
 from torch import nn
 
-from qcifar.compiler import Angle, Layer, classify, gather, jacobian, record, schedule
-from qcifar.evolve import Angles, Evolve, Scratch, evolve
-from qcifar.steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
+from .evolve import Angles, Evolve, Scratch, evolve
+from .schedule import Angle, Layer, classify, gather, jacobian, record, schedule
+from .steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
 FUSE_QUBITS = 6  # widest circuit whose still gates become one unitary
 
 
-class FastCircuit(Constants):
+class CompiledCircuit(Constants):
     """A quantum function, compiled; differentiable in inputs and weights, once, in the module's precision.
 
     Under autocast its matrix products would be rounded: switch it off around a circuit, as `QuantumLayer` does.
@@ -129,7 +129,7 @@ class FastCircuit(Constants):
             self.turned.append({"wire": wire, "coefficient": coefficient, "ry": angle, "rz": phases.get(wire)})
 
     def _place(self) -> None:
-        """Turn the layers into steps of `qcifar.steps` and give every angle a row."""
+        """Turn the layers into steps of `steps` and give every angle a row."""
         first = self.layers.pop(0) if self.layers and self.layers[0].kind == "R" else Layer("R", set())
         rotations = [first.rotations.get(wire, Angle()) for wire in range(self.n)]
         steps: list[Step] = [Product(self._use(*(angle * 0.5 for angle in rotations)), self.n)]
@@ -406,7 +406,9 @@ def _several(values):
     return [values] if isinstance(values, torch.Tensor) else values
 
 
-def compare_with_pennylane(circuit: FastCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4) -> float:
+def compare_with_pennylane(
+    circuit: CompiledCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4
+) -> float:
     """Largest difference of values and gradients from `default.qubit` in float64, on random inputs.
 
     Raises:

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from qcifar import distributed
-from qcifar.augment import Augmentation
-from qcifar.data import Dataset, Split, first_after_shuffle, load_dataset, load_split
+from qcifar.data.augment import Augmentation
+from qcifar.data.cifar import Dataset, Split, first_after_shuffle, load_dataset, load_split
+from qcifar.data.loader import EvalLoader, ExtraChannels, TrainLoader
 from qcifar.errors import InputError
-from qcifar.loader import EvalLoader, ExtraChannels, TrainLoader
-from qcifar.models import refuse_unknown_network
-from qcifar.run import Run
+from qcifar.experiment.folder import Run
+from qcifar.experiment.models import refuse_unknown_network
 
 SPLIT_FILE = Path("cifar100_baseline_det") / "split_idx_cifar100.npz"
 

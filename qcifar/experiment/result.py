@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from qcifar import distributed
+from qcifar.experiment.folder import describe_result
+from qcifar.experiment.models import count_parameters
+from qcifar.experiment.recipe import Prepared
 from qcifar.files import write_json, write_npz
-from qcifar.models import count_parameters
-from qcifar.recipe import Prepared
-from qcifar.run import describe_result
 
 
 def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: np.ndarray, labels: np.ndarray) -> dict:

@@ -15,9 +15,9 @@ from cifar100_hybrid_Qhead import HybridNet, head_circuit, make_circuit
 from cifar100_quantum_channels import edge_circuit, make_circuits, texture_circuit
 from cifar100_quantum_channels import published_edge_circuit as published_edge
 from cifar100_quantum_channels import published_texture_circuit as published_texture
-from qcifar.circuits import QuantumLayer, check_layer, circuit_fingerprint, circuit_name, make_qnode, make_runner
 from qcifar.errors import InputError
-from qcifar.recipe import make_optimizer, make_schedule
+from qcifar.experiment.recipe import make_optimizer, make_schedule
+from qcifar.quantum.runner import QuantumLayer, check_layer, circuit_fingerprint, circuit_name, make_qnode, make_runner
 from qcifar.streams import torch_stream
 from tests.helpers.networks import network
 

@@ -12,10 +12,23 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from cifar100_quantum_channels import make_circuits
-from qcifar.augment import Augmentation, PlacedParameters, draw_parameters, evaluation_matrices, interpolation_matrix
-from qcifar.circuits import make_qnode, make_runner
-from qcifar.descriptors import QuantumMaps, cached_descriptors, grey_resized, grid_shape, input_angles, run_circuit
+from qcifar.data.augment import (
+    Augmentation,
+    PlacedParameters,
+    draw_parameters,
+    evaluation_matrices,
+    interpolation_matrix,
+)
 from qcifar.errors import InputError
+from qcifar.quantum.descriptors import (
+    QuantumMaps,
+    cached_descriptors,
+    grey_resized,
+    grid_shape,
+    input_angles,
+    run_circuit,
+)
+from qcifar.quantum.runner import make_qnode, make_runner
 from qcifar.streams import stream
 
 GRIDS = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2), 5: (1, 5), 6: (2, 3), 7: (1, 7), 8: (2, 4), 9: (3, 3),

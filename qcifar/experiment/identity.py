@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from qcifar import distributed
-from qcifar.augment import Augmentation
 from qcifar.config import Rule, as_constants
+from qcifar.data.augment import Augmentation
 
 # Constants that may change between a start and a restart: they cannot change a number.
 NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "DEVICE", "PRECISION"}
@@ -24,7 +24,7 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
     Args:
         cfg: the settings; those in `NEUTRAL` may differ from an earlier start.
         device, precision: as resolved by `set_up_torch`.
-        parts: `qcifar.recipe.Parts`.
+        parts: `qcifar.experiment.recipe.Parts`.
     """
     identity = {name: value for name, value in as_constants(cfg).items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}

@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_weights
 
 from cifar100_quantum_channels import widen_first_conv
 from qcifar.errors import InputError
-from qcifar.models import count_parameters, first_conv, split_head
+from qcifar.experiment.models import count_parameters, first_conv, split_head
 from tests.helpers.networks import network
 
 NAME, SEED = "resnet18", 7

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import NearestCentroid
 from torchvision.datasets import CIFAR100, cifar
 
-from qcifar.data import fingerprint, first_after_shuffle, load_dataset, load_split
+from qcifar.data.cifar import fingerprint, first_after_shuffle, load_dataset, load_split
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint, read_json, read_npz, write_checkpoint, write_csv, write_json, write_npz
 

@@ -1,4 +1,4 @@
-"""Steps of a compiled circuit: what `qcifar.evolve` does to a batch of states, there and back, in real arithmetic.
+"""Steps of a compiled circuit: what `evolve` does to a batch of states, there and back, in real arithmetic.
 
 A state is a real tensor (parts, 2^N, B): parts is 1 while the amplitudes are real, then 2 for real and
 imaginary parts. The batch comes last, so that an angle per image multiplies along contiguous memory and
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from qcifar.evolve import Angles, Found, Scratch, walk, walk_back
+from .evolve import Angles, Found, Scratch, walk, walk_back
 
 
 class Constants(nn.Module):

@@ -8,7 +8,7 @@ Every gate becomes a product of three kinds, up to a global phase that no expect
     D   exp(-i/2 sum_k theta_k z_k(s))              phases and signs of basis states s
     P   a permutation of the basis states           CNOT, SWAP, X, Toffoli
 
-`schedule` moves gates into as few layers as their wires allow; `qcifar.fast` folds the last of them into
+`schedule` moves gates into as few layers as their wires allow; `circuit` folds the last of them into
 the readout and runs the others.
 Basis states are numbered as in PennyLane: wire 0 is the most significant bit.
 """

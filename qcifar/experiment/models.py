@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from qcifar import distributed
-from qcifar.data import CLASSES
+from qcifar.data.cifar import CLASSES
 from qcifar.errors import InputError, describe
 from qcifar.files import read_checkpoint
 from qcifar.streams import torch_stream

@@ -10,8 +10,8 @@ import torch
 from qcifar import distributed
 from qcifar.config import Rule, as_constants, flag, variant_of
 from qcifar.errors import InputError, Interrupted, describe
+from qcifar.experiment.identity import PACKAGES, describe_device, git_commit, identity_of, own_entries, recipe_code
 from qcifar.files import make_folder, read_json, write_json
-from qcifar.identity import PACKAGES, describe_device, git_commit, identity_of, own_entries, recipe_code
 
 
 class Run:

@@ -13,8 +13,8 @@ from torchvision.transforms import functional as pil
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from qcifar import augment as ours
-from qcifar.augment import Augmentation, Parameters, PlacedParameters
+from qcifar.data import augment as ours
+from qcifar.data.augment import Augmentation, Parameters, PlacedParameters
 from qcifar.streams import stream
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from qcifar import distributed
-from qcifar.augment import (
+from qcifar.data.augment import (
     Augmentation,
     PlacedParameters,
     augment,

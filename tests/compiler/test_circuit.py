@@ -15,10 +15,10 @@ import torch
 
 from cifar100_hybrid_Qhead import head_circuit, make_circuit
 from cifar100_quantum_channels import make_circuits
-from qcifar.circuits import QuantumLayer, make_runner, runs_on
-from qcifar.compiler import NotCompilable
+from qcifar.compiler.circuit import CompiledCircuit, compare_with_pennylane
+from qcifar.compiler.schedule import NotCompilable
 from qcifar.errors import InputError
-from qcifar.fast import FastCircuit, compare_with_pennylane
+from qcifar.quantum.runner import QuantumLayer, make_runner, runs_on
 from qcifar.streams import stream
 
 ONE = [
@@ -81,7 +81,7 @@ def random_circuit(seed):
 def test_random_circuits_equal_pennylane(seed):
     """Values and both gradients; PennyLane is asked gate by gate and broadcasts over the batch."""
     circuit, n = random_circuit(seed)
-    fast = FastCircuit(circuit, 3, (2, 2))
+    fast = CompiledCircuit(circuit, 3, (2, 2))
     assert compare_with_pennylane(fast, circuit, n, 1e-4) < 1e-4
     assert compare_with_pennylane(fast.double(), circuit, n, 1e-10) < 1e-10
 
@@ -91,9 +91,9 @@ def test_random_circuits_equal_pennylane(seed):
 def test_the_scripts_circuits_equal_pennylane(n, depth):
     for kind in ("default", "published"):
         for circuit in make_circuits(kind, n, depth):
-            assert compare_with_pennylane(FastCircuit(circuit, n).double(), circuit, n, 1e-10) < 1e-10
+            assert compare_with_pennylane(CompiledCircuit(circuit, n).double(), circuit, n, 1e-10) < 1e-10
     circuit, shape = make_circuit(n, depth)
-    assert compare_with_pennylane(FastCircuit(circuit, n, shape).double(), circuit, n, 1e-10) < 1e-10
+    assert compare_with_pennylane(CompiledCircuit(circuit, n, shape).double(), circuit, n, 1e-10) < 1e-10
 
 
 N = 4
@@ -127,7 +127,7 @@ def test_templates_equal_pennylane(name):
         body(x, w)
         return [qml.expval(qml.PauliZ(i)) for i in WIRES]
 
-    assert compare_with_pennylane(FastCircuit(circuit, N, shape).double(), circuit, N, 1e-10) < 1e-10
+    assert compare_with_pennylane(CompiledCircuit(circuit, N, shape).double(), circuit, N, 1e-10) < 1e-10
 
 
 def test_sums_of_pauli_words():
@@ -139,12 +139,12 @@ def test_sums_of_pauli_words():
             qml.expval(qml.PauliZ(0) + qml.PauliY(1) @ qml.PauliY(2)),
         ]
 
-    assert compare_with_pennylane(FastCircuit(circuit, 3, (2, 3, 3)).double(), circuit, 3, 1e-10) < 1e-10
+    assert compare_with_pennylane(CompiledCircuit(circuit, 3, (2, 3, 3)).double(), circuit, 3, 1e-10) < 1e-10
 
 
 def test_gradient_by_the_parameter_shift_rule():
     """d<Z>/dtheta = (f(theta + pi/2) - f(theta - pi/2)) / 2 for every weight of the head's circuit."""
-    fast = FastCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3)).double()
+    fast = CompiledCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3)).double()
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     w = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64).requires_grad_()
@@ -206,12 +206,12 @@ def test_torch_compile_gives_the_same(layer, backend):
 def test_float64_is_exact_also_inside_another_module():
     circuit = make_circuits("default", 3, 2)[1]
     x = torch.randn(5, 3, dtype=torch.float64)
-    inside = torch.nn.Sequential(FastCircuit(circuit, 3)).double()
-    assert torch.equal(inside(x), FastCircuit(circuit, 3).double()(x))
+    inside = torch.nn.Sequential(CompiledCircuit(circuit, 3)).double()
+    assert torch.equal(inside(x), CompiledCircuit(circuit, 3).double()(x))
 
 
 def test_wrong_shapes_are_refused_by_name():
-    fast = FastCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3))
+    fast = CompiledCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3))
     with pytest.raises(ValueError, match=r"expected inputs \(\.\.\., 3\), got \(2, 4\)"):
         fast(torch.zeros(2, 4), torch.zeros(2, 3, 3))
     with pytest.raises(ValueError, match=r"expected weights \(2, 3, 3\), got \(1, 3, 3\)"):
@@ -219,12 +219,12 @@ def test_wrong_shapes_are_refused_by_name():
     with pytest.raises(ValueError, match=r"expected weights \(2, 3, 3\), got None"):
         fast(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"expected weights None, got \(1,\)"):
-        FastCircuit(make_circuits("default", 3, 1)[0], 3)(torch.zeros(2, 3), torch.zeros(1))
+        CompiledCircuit(make_circuits("default", 3, 1)[0], 3)(torch.zeros(2, 3), torch.zeros(1))
 
 
 def test_an_empty_batch_has_gradients():
     x, w = torch.zeros(0, 3, requires_grad=True), torch.ones(2, 3, 3, requires_grad=True)
-    values = FastCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3))(x, w)
+    values = CompiledCircuit(make_circuit(3, 2)[0], 3, (2, 3, 3))(x, w)
     values.sum().backward()
     assert values.shape == x.grad.shape == (0, 3) and torch.equal(w.grad, torch.zeros(2, 3, 3))
 
@@ -246,7 +246,7 @@ def test_angles_that_random_inputs_do_not_have():
         qml.RY(x[..., 1], wires=1)
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
-    fast = FastCircuit(circuit, 2)
+    fast = CompiledCircuit(circuit, 2)
     assert fast(torch.tensor([[-1.0, 0.0], [1.0, 0.0]])).isnan().tolist() == [[True, True], [False, False]]
     assert compare_with_pennylane(fast, circuit, 2) < 1e-5
     fast.signs_z[0] = torch.nan
@@ -261,7 +261,7 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
         return [qml.probs(wires=0)]
 
     with pytest.raises(NotCompilable, match="the measurement probs"):
-        FastCircuit(circuit, 2, (1, 2, 3))
+        CompiledCircuit(circuit, 2, (1, 2, 3))
 
     def channel(x):
         qml.AngleEmbedding(x, range(2))
@@ -269,14 +269,14 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
     with pytest.raises(NotCompilable, match="the operation ResetError"):
-        FastCircuit(channel, 2)
+        CompiledCircuit(channel, 2)
 
     def trainable_observable(x, w):
         qml.AngleEmbedding(x, range(2))
         return [qml.expval(w[0] * qml.PauliZ(0))]
 
     with pytest.raises(NotCompilable, match="a coefficient that follows from the arguments"):
-        FastCircuit(trainable_observable, 2, (1,))
+        CompiledCircuit(trainable_observable, 2, (1,))
 
     def by_value(x, w):
         if w.sum() > 0:
@@ -285,7 +285,7 @@ def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
     with pytest.raises(NotCompilable, match="cannot be traced"):
-        FastCircuit(by_value, 2, (1,))
+        CompiledCircuit(by_value, 2, (1,))
     runner = make_runner(by_value, "fast", 2, (1,))
     assert isinstance(runner, qml.QNode) and "by_value: angles that cannot be traced" in capsys.readouterr().out
     assert runs_on(runner) == runs_on(runner, runner) == "default.qubit"
@@ -299,7 +299,7 @@ def test_a_non_linear_angle_of_the_weights_only_in_a_rotation_of_the_images():
         qml.RY(torch.sin(w[0]), wires=0)
         return [qml.expval(qml.PauliZ(0))]
 
-    compare_with_pennylane(FastCircuit(circuit, 1, (1,)).double(), circuit, 1, tolerance=1e-12)
+    compare_with_pennylane(CompiledCircuit(circuit, 1, (1,)).double(), circuit, 1, tolerance=1e-12)
 
 
 def test_a_circuit_that_rounds_to_single_precision_itself():
@@ -308,13 +308,14 @@ def test_a_circuit_that_rounds_to_single_precision_itself():
         qml.StronglyEntanglingLayers(w, range(2))
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
-    assert isinstance(make_runner(circuit, "fast", 2, (1, 2, 3)), FastCircuit)
-    assert FastCircuit(circuit, 2, (1, 2, 3)).rounded and not FastCircuit(make_circuit(2, 2)[0], 2, (1, 2, 3)).rounded
+    assert isinstance(make_runner(circuit, "fast", 2, (1, 2, 3)), CompiledCircuit)
+    assert CompiledCircuit(circuit, 2, (1, 2, 3)).rounded
+    assert not CompiledCircuit(make_circuit(2, 1)[0], 2, (1, 2, 3)).rounded
 
 
 def test_a_second_derivative_is_refused_and_not_taken_for_zero():
     fast, x, w = (
-        FastCircuit(make_circuit(2, 2)[0], 2, (1, 2, 3)),
+        CompiledCircuit(make_circuit(2, 2)[0], 2, (1, 2, 3)),
         torch.ones(1, 2, requires_grad=True),
         torch.ones(1, 2, 3),
     )
@@ -330,7 +331,7 @@ def test_what_a_pass_keeps_is_freed_without_the_garbage_collector(letter):
         qml.StronglyEntanglingLayers(w, range(7))
         return [qml.expval(letter(0))]
 
-    fast, x, w = FastCircuit(circuit, 7, (2, 7, 3)), torch.ones(2, 7, requires_grad=True), torch.ones(2, 7, 3)
+    fast, x, w = CompiledCircuit(circuit, 7, (2, 7, 3)), torch.ones(2, 7, requires_grad=True), torch.ones(2, 7, 3)
     gc.collect()
     gc.disable()
     try:
@@ -354,11 +355,11 @@ def test_weights_that_do_not_learn():
         qml.RY(w[0, 0, 0], wires=0)
         return [qml.expval(qml.PauliZ(i)) for i in range(2)]
 
-    assert isinstance(make_runner(circuit, "fast", 2, (2, 2, 3)), FastCircuit)
+    assert isinstance(make_runner(circuit, "fast", 2, (2, 2, 3)), CompiledCircuit)
 
 
 def test_a_miscompiled_circuit_stops_the_run(monkeypatch):
-    monkeypatch.setattr("qcifar.compiler.math.pi", 3.0)
+    monkeypatch.setattr("qcifar.compiler.schedule.math.pi", 3.0)
     with pytest.raises(InputError, match="head_circuit differs from default.qubit"):
         make_runner(make_circuit(2, 2)[0], "fast", 2, (1, 2, 3))
 
@@ -368,12 +369,12 @@ def test_compiling_without_gradients_gives_the_same(context):
     circuit = make_circuits("default", 3, 1)[1]
     x = torch.randn(5, 3)
     with context():
-        inside = FastCircuit(circuit, 3)(x)
-    assert torch.equal(inside, FastCircuit(circuit, 3)(x)) and inside.std() > 0.01
+        inside = CompiledCircuit(circuit, 3)(x)
+    assert torch.equal(inside, CompiledCircuit(circuit, 3)(x)) and inside.std() > 0.01
 
 
 def test_float32_descriptors_are_exact_to_1e_5():
     x = torch.randn(500, 4, dtype=torch.float64)
     for circuit in make_circuits("default", 4, 1) + make_circuits("published", 4, 1):
-        fast = FastCircuit(circuit, 4)
+        fast = CompiledCircuit(circuit, 4)
         assert (fast(x) - copy.deepcopy(fast).double()(x)).abs().max() < 1e-5

@@ -1,6 +1,6 @@
 """What both quantum experiments need around a PennyLane circuit: something that runs it, a check, a fingerprint.
 
-`QUANTUM_DEVICE = "fast"` compiles the circuit to batched torch (`qcifar.fast`) and checks it against
+`QUANTUM_DEVICE = "fast"` compiles the circuit to batched torch (`qcifar.compiler.circuit`) and checks it against
 PennyLane; any other name is a PennyLane device.
 """
 
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from qcifar import distributed
-from qcifar.compiler import NotCompilable
+from qcifar.compiler.circuit import CompiledCircuit, compare_with_pennylane
+from qcifar.compiler.schedule import NotCompilable
 from qcifar.errors import InputError, describe
-from qcifar.fast import FastCircuit, compare_with_pennylane
 
 INDEXING = "angles are (B, n_qubits), so qubit i takes angles[..., i]"  # what circuits get wrong most
 
@@ -82,7 +82,7 @@ def make_runner(
     if device_name != "fast":
         return by_name()
     try:
-        compiled = FastCircuit(circuit, n_qubits, weight_shape)
+        compiled = CompiledCircuit(circuit, n_qubits, weight_shape)
         compare_with_pennylane(compiled, circuit, n_qubits)
         tolerance = 1e-4 if compiled.rounded else 1e-9
         compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, tolerance)
@@ -104,7 +104,7 @@ def make_runner(
 
 def runs_on(*runners: Callable) -> str:
     """What really runs these circuits: "fast" or names of PennyLane devices."""
-    names = ["fast" if isinstance(one, FastCircuit) else getattr(one, "qnode", one).device.name for one in runners]
+    names = ["fast" if isinstance(one, CompiledCircuit) else getattr(one, "qnode", one).device.name for one in runners]
     return ", ".join(dict.fromkeys(names))
 
 

@@ -1,6 +1,6 @@
 """A circuit's steps on a batch of states, forward and backward.
 
-`evolve` runs the steps of `qcifar.steps` as plain differentiable torch, for inference and for `torch.compile`.
+`evolve` runs the steps of `steps.py` as plain differentiable torch, for inference and for `torch.compile`.
 `Evolve` runs the same steps with a backward pass written by hand: gates are orthogonal in real arithmetic, so the
 gradient of a state is carried back by the transposed gate, and an angle's gradient is the overlap of the gradient
 with the generator applied to the state at that place. It keeps one state a step.

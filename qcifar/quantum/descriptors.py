@@ -19,11 +19,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from qcifar import distributed
-from qcifar.augment import SOURCE, interpolation_matrix, resample
-from qcifar.circuits import circuit_name, stack_values
-from qcifar.data import fingerprint
+from qcifar.data.augment import SOURCE, interpolation_matrix, resample
+from qcifar.data.cifar import fingerprint
 from qcifar.errors import InputError, describe
 from qcifar.files import read_npz, write_npz
+from qcifar.quantum.runner import circuit_name, stack_values
 
 ANGLE_SCALE = math.pi / 3  # radians per standard deviation
 STD_FLOOR = 1e-6  # added to the standard deviation: an image of one grey gets angles 0
@@ -114,7 +114,7 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
     Several processes take the chunks in turns; each gets all values.
 
     Args:
-        qnode: (angles (B, N)) -> values (B, N), or N of shape (B,); see `qcifar.circuits.make_runner`.
+        qnode: (angles (B, N)) -> values (B, N), or N of shape (B,); see `qcifar.quantum.runner.make_runner`.
         angles: (n, N) float64.
         title: of the progress bar.
 

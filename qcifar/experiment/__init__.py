@@ -1,0 +1,1 @@
+"""What makes a run: network, recipe, identity, folder and result."""
