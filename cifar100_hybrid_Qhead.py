@@ -25,14 +25,9 @@ from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, split_head
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
-from qcifar.quantum.runner import (
-    QuantumLayer,
-    check_layer,
-    circuit_fingerprint,
-    make_runner,
-    refuse_other_method,
-    runs_on,
-)
+from qcifar.quantum.checks import check_layer, circuit_fingerprint
+from qcifar.quantum.layer import QuantumLayer
+from qcifar.quantum.runner import make_runner, refuse_other_method, runs_on
 from qcifar.streams import torch_stream
 
 # run

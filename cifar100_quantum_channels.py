@@ -26,8 +26,9 @@ from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
+from qcifar.quantum.checks import circuit_fingerprint
 from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
-from qcifar.quantum.runner import circuit_fingerprint, make_runner, runs_on
+from qcifar.quantum.runner import make_runner, runs_on
 
 # run
 SEED = 42  # of initial weights, image order and augmentation

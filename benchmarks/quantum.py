@@ -26,7 +26,7 @@ import torch
 from benchmarks.common import conditions, in_turns, peak_memory_of, save
 from cifar100_hybrid_Qhead import HybridNet, make_circuit
 from cifar100_quantum_channels import make_circuits
-from qcifar.compiler.circuit import CompiledCircuit
+from qcifar.compiler import CompiledCircuit
 from qcifar.config import settings_from_constants, whole
 from qcifar.data.cifar import CLASSES
 from qcifar.device import reuse_freed_memory
@@ -34,7 +34,7 @@ from qcifar.errors import run_script
 from qcifar.experiment.models import build_network
 from qcifar.experiment.recipe import make_optimizer
 from qcifar.quantum.descriptors import AMPLITUDES_PER_CHUNK, cached_descriptors
-from qcifar.quantum.runner import QuantumLayer
+from qcifar.quantum.layer import QuantumLayer
 
 THREADS = 1  # of torch, and of jax where that is one
 MAX_QUBITS = 12  # widest descriptors
@@ -248,7 +248,7 @@ def memory(n_qubits: int, n_layers: int, batch: int) -> float:
     return peak_memory_of(
         "import torch\n"
         "from cifar100_hybrid_Qhead import make_circuit\n"
-        "from qcifar.compiler.circuit import CompiledCircuit\n"
+        "from qcifar.compiler import CompiledCircuit\n"
         "from qcifar.experiment.result import peak_host_mb\n"
         f"function, shape = make_circuit({n_qubits}, {n_layers})\n"
         f"x, w = torch.randn({batch}, {n_qubits}, requires_grad=True), torch.rand(shape, requires_grad=True)\n"

@@ -21,7 +21,7 @@ from qcifar.experiment.folder import Run
 from qcifar.experiment.recipe import make_optimizer, make_schedule
 from qcifar.files import read_checkpoint, write_checkpoint
 from qcifar.quantum.descriptors import QuantumMaps
-from qcifar.quantum.runner import QuantumLayer
+from qcifar.quantum.layer import QuantumLayer
 from qcifar.streams import torch_stream
 from tests.helpers.scripts import Killed
 

@@ -5,6 +5,6 @@ values = circuit(inputs, weights)  # (B, outputs), differentiable
 """
 
 from .circuit import CompiledCircuit
-from .schedule import NotCompilable
+from .ir import NotCompilable
 
 __all__ = ["CompiledCircuit", "NotCompilable"]

@@ -12,12 +12,14 @@
 from collections.abc import Callable
 
 import numpy as np
-import pennylane as qml
 import torch
 from torch import nn
 
+from .angles import classify, jacobian
 from .evolve import Angles, Evolve, Scratch, evolve
-from .schedule import Angle, Layer, classify, gather, jacobian, record, schedule
+from .ir import Angle, Layer
+from .record import record
+from .schedule import gather, schedule
 from .steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
@@ -399,42 +401,3 @@ def _is_multiple_of_pi(angle: Angle | None, offset: float) -> bool:
     """Whether angle - offset is a multiple of pi, whatever the arguments are."""
     angle = angle or Angle()
     return not any(angle.terms.values()) and abs(np.sin(angle.const - offset)) < 1e-12
-
-
-def _several(values):
-    """PennyLane returns a tensor where the circuit returns one bare measurement."""
-    return [values] if isinstance(values, torch.Tensor) else values
-
-
-def compare_with_pennylane(
-    circuit: CompiledCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4
-) -> float:
-    """Largest difference of values and gradients from `default.qubit` in float64, on random inputs.
-
-    Raises:
-        ArithmeticError: the difference is larger than `tolerance`.
-    """
-    generator = torch.Generator().manual_seed(1)
-    shapes = [(4, circuit.n_inputs)] + ([circuit.weight_shape] if circuit.weight_shape is not None else [])
-    exact = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
-    node = qml.QNode(function, qml.device("default.qubit", wires=n_wires), interface="torch", diff_method="backprop")
-    mine = [value.detach().to(circuit.signs_z).requires_grad_() for value in exact]
-    results = []
-    for run, arguments in (
-        (lambda *a: torch.stack([value.expand(4) for value in _several(node(*a))], -1), exact),
-        (circuit, mine),
-    ):
-        values = run(*arguments)
-        ramp = torch.arange(1.0, values.shape[-1] + 1, dtype=values.dtype, device=values.device)
-        total = (values * ramp).sum() + sum(0.0 * argument.sum() for argument in arguments)  # some may have no effect
-        gradients = torch.autograd.grad(total, arguments)
-        results.append([values, *gradients])
-    differences = []
-    for theirs, ours in zip(*results, strict=True):
-        difference = (ours.cpu().double() - theirs.cpu().double()).abs()
-        difference[theirs.cpu().isnan() & ours.cpu().isnan()] = 0.0  # angles that random inputs do not have
-        differences.append(difference.max())
-    worst = torch.stack(differences).max().item()  # NaN if there is one
-    if not worst <= tolerance:
-        raise ArithmeticError(f"differs from default.qubit by {worst:.2e}, expected at most {tolerance:.0e}")
-    return worst

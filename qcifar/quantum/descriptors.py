@@ -23,7 +23,7 @@ from qcifar.data.augment import SOURCE, interpolation_matrix, resample
 from qcifar.data.cifar import fingerprint
 from qcifar.errors import InputError, describe
 from qcifar.files import read_npz, write_npz
-from qcifar.quantum.runner import circuit_name, stack_values
+from qcifar.quantum.layer import circuit_name, stack_values
 
 ANGLE_SCALE = math.pi / 3  # radians per standard deviation
 STD_FLOOR = 1e-6  # added to the standard deviation: an image of one grey gets angles 0
@@ -136,7 +136,7 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
             first = number * size
             where = f"the circuit {circuit_name(qnode)} on images {first} to {first + len(chunk) - 1} ({title})"
             try:
-                values = stack_values(qnode(chunk))
+                values = stack_values(qnode(chunk), len(chunk))
             except Exception as error:  # somebody's circuit: name it, never put zeros in its place
                 raise InputError(f"{where} failed: {describe(error)}") from error
             if values.shape != chunk.shape:

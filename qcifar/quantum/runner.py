@@ -1,25 +1,20 @@
-"""What both quantum experiments need around a PennyLane circuit: something that runs it, a check, a fingerprint.
+"""What runs a circuit on a batch of angles.
 
-`QUANTUM_DEVICE = "fast"` compiles the circuit to batched torch (`qcifar.compiler.circuit`) and checks it against
-PennyLane; any other name is a PennyLane device.
+`QUANTUM_DEVICE = "fast"` compiles it to batched torch (`qcifar.compiler`) and checks that against PennyLane;
+any other name is a PennyLane device.
 """
 
 import copy
 import functools
-import hashlib
 from collections.abc import Callable
 
-import numpy as np
 import pennylane as qml
-import torch
-from torch import nn
 
 from qcifar import distributed
-from qcifar.compiler.circuit import CompiledCircuit, compare_with_pennylane
-from qcifar.compiler.schedule import NotCompilable
+from qcifar.compiler import CompiledCircuit, NotCompilable
 from qcifar.errors import InputError, describe
-
-INDEXING = "angles are (B, n_qubits), so qubit i takes angles[..., i]"  # what circuits get wrong most
+from qcifar.quantum.checks import compare_with_pennylane, refuse_mixing
+from qcifar.quantum.layer import circuit_name
 
 
 def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> Callable:
@@ -108,138 +103,10 @@ def runs_on(*runners: Callable) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> None:
-    """Raise `InputError` for a circuit that draws random numbers, or whose values for an image follow from others.
-
-    Such a circuit gives an image other logits in another batch, so no score of it means anything.
-    """
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(2, n_qubits, generator=generator)
-    inputs = torch.cat((inputs, -0.7 * inputs))  # both signs in every column, for what branches at 0
-    more = [] if weight_shape is None else [torch.rand(weight_shape, generator=generator)]
-    name = circuit_name(runner)
-    with torch.no_grad():
-        try:
-            together, again = (stack_values(runner(inputs, *more)) for _ in range(2))
-            alone = torch.cat([stack_values(runner(row[None], *more)) for row in inputs])
-        except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
-            raise InputError(f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}") from error
-    if not torch.allclose(together, again, atol=1e-5, equal_nan=True):
-        raise InputError(f"the circuit {name} gives other values for the same arguments; draw no random numbers in it")
-    if together.shape == alone.shape and not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
-        raise InputError(
-            f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}, "
-            f"and nothing is averaged or compared over B"
-        )
-
-
 def refuse_other_method(device_name: str, diff_method: str | None) -> None:
     """Raise `InputError` for "fast" with another method than backprop, which nothing would use."""
     if device_name == "fast" and diff_method not in (None, "backprop"):
         raise InputError(
             f"DIFF_METHOD (--diff-method): expected backprop with QUANTUM_DEVICE fast, got {diff_method}; "
             f"for others use --quantum-device default.qubit"
-        )
-
-
-def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
-    """First 12 hex digits of the SHA-256 of the tape that `circuit` records on fixed inputs.
-
-    Circuits that differ in a gate, a wire, an angle or what they measure have different fingerprints, so
-    editing one is noticed wherever it is used. (What differs only at other inputs, a branch for example, is not seen.)
-
-    Args:
-        shapes: of the circuit's arguments, each filled with fixed generic numbers.
-
-    Raises:
-        InputError: the circuit cannot be built.
-    """
-    probes = [torch.from_numpy(np.sin(1.0 + np.arange(np.prod(shape))).reshape(shape)) for shape in shapes]
-    try:
-        tape = qml.tape.make_qscript(circuit)(*probes)
-    except Exception as error:
-        hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
-        raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {describe(error)}{hint}") from error
-    parts = []
-    for op in tape.operations:
-        angles = [np.round(np.asarray(p, dtype=np.complex128), 9).tolist() for p in op.data]
-        parts.append((op.name, op.wires.tolist(), angles, repr(op.hyperparameters)))
-    for measurement in tape.measurements:
-        matrices = [np.round(np.asarray(p), 9).tolist() for p in getattr(measurement.obs, "data", ())]
-        parts.append((repr(measurement), matrices))  # repr shortens large matrices
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
-
-def circuit_name(circuit: Callable) -> str:
-    """Name of the quantum function inside a QNode, a partial, or both."""
-    while hasattr(circuit, "func"):
-        circuit = circuit.func
-    return getattr(circuit, "__name__", type(circuit).__name__)
-
-
-class QuantumLayer(nn.Module):
-    """A circuit as a layer: inputs (..., n_qubits) -> expectation values (..., n_qubits).
-
-    The circuit is called once for the whole batch, in float32 or wider even under autocast. Its only
-    parameter is `weights`, as in `qml.qnn.TorchLayer`, whatever runs the circuit.
-
-    Args:
-        runner: from `make_runner`: (inputs (B, n), weights) -> values (B, n), or n of shape (B,).
-        weights: initial value of the circuit's weights.
-    """
-
-    def __init__(self, runner: Callable, weights: torch.Tensor):
-        super().__init__()
-        self.runner = runner
-        self.weights = nn.Parameter(weights)
-
-    @torch.compiler.disable  # torch.compile goes through the compiled circuit, but cannot look into PennyLane
-    def _outside_torch(self, inputs, weights):
-        return self.runner(inputs, weights)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        if len(flat) == 0:
-            return inputs.float() + self.weights.sum()  # no values, but gradients: zeros
-        run = self.runner if isinstance(self.runner, nn.Module) else self._outside_torch
-        with torch.autocast(inputs.device.type, enabled=False):
-            try:
-                values = stack_values(run(flat.float(), self.weights))  # (B, n)
-            except Exception as error:  # never replaced by zeros: a circuit that fails stops the run
-                raise InputError(
-                    f"the circuit {circuit_name(self.runner)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
-                ) from error
-            if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
-                bad = int((~values.isfinite()).any(1).sum())
-                raise InputError(
-                    f"the circuit {circuit_name(self.runner)} returned values that are not finite for {bad} of "
-                    f"{len(flat)} images, whose angles go from {flat.min().item():.3g} to {flat.max().item():.3g}"
-                )
-            return values.to(torch.float32).reshape(*inputs.shape[:-1], values.shape[-1])
-
-
-def stack_values(values) -> torch.Tensor:
-    """What a circuit returned as one tensor (B, n): PennyLane gives n of shape (B,), or the bare one for n = 1."""
-    if not isinstance(values, torch.Tensor):
-        return torch.stack([torch.as_tensor(value) for value in values], dim=-1)
-    return values if values.ndim == 2 else values[:, None]
-
-
-def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> None:
-    """Run `layer` forward and backward on two inputs. Raises `InputError` if it cannot be trained."""
-    probe = torch.linspace(-1.0, 2.0, 2 * n_qubits, device=device).view(2, -1)  # not zeros, which some would divide by
-    values = layer(probe.requires_grad_())
-    try:
-        values.sum().backward()
-    except Exception as error:
-        raise InputError(f"the circuit {circuit_name(layer.runner)} has no gradient: {describe(error)}") from error
-    layer.zero_grad()
-    name = circuit_name(layer.runner)
-    if values.shape != (2, n_qubits):
-        raise InputError(
-            f"the circuit {name}: expected a list of N_QUBITS = {n_qubits} expectation values, got {values.shape[-1]}"
-        )
-    if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
-        raise InputError(
-            f"the circuit {name}: expected values from -1 to 1, as of Pauli words, got {values.abs().max().item():.3g}"
         )

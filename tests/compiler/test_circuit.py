@@ -15,10 +15,11 @@ import torch
 
 from cifar100_hybrid_Qhead import head_circuit, make_circuit
 from cifar100_quantum_channels import make_circuits
-from qcifar.compiler.circuit import CompiledCircuit, compare_with_pennylane
-from qcifar.compiler.schedule import NotCompilable
+from qcifar.compiler import CompiledCircuit, NotCompilable
 from qcifar.errors import InputError
-from qcifar.quantum.runner import QuantumLayer, make_runner, runs_on
+from qcifar.quantum.checks import compare_with_pennylane
+from qcifar.quantum.layer import QuantumLayer
+from qcifar.quantum.runner import make_runner, runs_on
 from qcifar.streams import stream
 
 ONE = [
@@ -359,7 +360,7 @@ def test_weights_that_do_not_learn():
 
 
 def test_a_miscompiled_circuit_stops_the_run(monkeypatch):
-    monkeypatch.setattr("qcifar.compiler.schedule.math.pi", 3.0)
+    monkeypatch.setattr("qcifar.compiler.gates.math.pi", 3.0)
     with pytest.raises(InputError, match="head_circuit differs from default.qubit"):
         make_runner(make_circuit(2, 2)[0], "fast", 2, (1, 2, 3))
 

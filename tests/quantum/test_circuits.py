@@ -17,7 +17,9 @@ from cifar100_quantum_channels import published_edge_circuit as published_edge
 from cifar100_quantum_channels import published_texture_circuit as published_texture
 from qcifar.errors import InputError
 from qcifar.experiment.recipe import make_optimizer, make_schedule
-from qcifar.quantum.runner import QuantumLayer, check_layer, circuit_fingerprint, circuit_name, make_qnode, make_runner
+from qcifar.quantum.checks import check_layer, circuit_fingerprint
+from qcifar.quantum.layer import QuantumLayer, circuit_name
+from qcifar.quantum.runner import make_qnode, make_runner
 from qcifar.streams import torch_stream
 from tests.helpers.networks import network
 

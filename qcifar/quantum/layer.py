@@ -1,0 +1,68 @@
+"""A circuit as a torch layer, whatever runs it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from qcifar.errors import InputError, describe
+
+
+class QuantumLayer(nn.Module):
+    """A circuit as a layer: inputs (..., n_qubits) -> expectation values (..., n_qubits).
+
+    The circuit is called once for the whole batch, in float32 or wider even under autocast. Its only
+    parameter is `weights`, as in `qml.qnn.TorchLayer`, whatever runs the circuit.
+
+    Args:
+        runner: from `make_runner`: (inputs (B, n), weights) -> values (B, n), or n of shape (B,).
+        weights: initial value of the circuit's weights.
+    """
+
+    def __init__(self, runner: Callable, weights: torch.Tensor):
+        super().__init__()
+        self.runner = runner
+        self.weights = nn.Parameter(weights)
+
+    @torch.compiler.disable  # torch.compile goes through the compiled circuit, but cannot look into PennyLane
+    def _outside_torch(self, inputs, weights):
+        return self.runner(inputs, weights)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        if len(flat) == 0:
+            return inputs.float() + self.weights.sum()  # no values, but gradients: zeros
+        run = self.runner if isinstance(self.runner, nn.Module) else self._outside_torch
+        with torch.autocast(inputs.device.type, enabled=False):
+            try:
+                values = stack_values(run(flat.float(), self.weights), len(flat))  # (B, n)
+            except Exception as error:  # never replaced by zeros: a circuit that fails stops the run
+                raise InputError(
+                    f"the circuit {circuit_name(self.runner)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
+                ) from error
+            if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
+                bad = int((~values.isfinite()).any(1).sum())
+                raise InputError(
+                    f"the circuit {circuit_name(self.runner)} returned values that are not finite for {bad} of "
+                    f"{len(flat)} images, whose angles go from {flat.min().item():.3g} to {flat.max().item():.3g}"
+                )
+            return values.to(torch.float32).reshape(*inputs.shape[:-1], values.shape[-1])
+
+
+def stack_values(values, images: int) -> torch.Tensor:
+    """What a circuit returned for B images as one tensor (B, n).
+
+    PennyLane gives n of shape (B,), or of shape () what does not depend on the image; the bare one for n = 1.
+    """
+    if isinstance(values, torch.Tensor):
+        if values.ndim == 2:
+            return values
+        values = [values]
+    return torch.stack([torch.as_tensor(value).expand(images) for value in values], dim=-1)
+
+
+def circuit_name(circuit: Callable) -> str:
+    """Name of the quantum function inside a QNode, a partial, or both."""
+    while hasattr(circuit, "func"):
+        circuit = circuit.func
+    return getattr(circuit, "__name__", type(circuit).__name__)
