@@ -96,14 +96,18 @@ def conditions(device: torch.device) -> str:
     cores = f"{_processor()}, {cores_at_hand()} cores, {torch.get_num_threads()} threads"
     hardware = torch.cuda.get_device_name(device) + ", " + cores if device.type == "cuda" else cores
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return (
-        f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {git_commit()[:7]}, {hardware}, torch {torch.__version__}"
-    )
+    return f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {_commit()}, {hardware}, torch {torch.__version__}"
 
 
 def cores_at_hand() -> int:
     """Cores that this process may use, not those that the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _commit() -> str:
+    """Short, with "+" where the code that ran differs from it."""
+    commit = git_commit()
+    return commit[:7] + ("+" if commit.endswith("+") else "")
 
 
 def _processor() -> str:

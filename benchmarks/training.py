@@ -5,9 +5,10 @@
     python benchmarks/training.py --compile                        # torch.compile, too; takes minutes
 
 Images a second, medians of alternating turns of STEPS steps:
-(a) the limit: the step alone, on one batch that stands ready; nothing is loaded, augmented, counted or shown;
+(a) the limit: the step alone, on one batch, over and over; nothing is loaded, augmented, counted or shown;
 (b) our loop, as the script runs it: batches from images on the device, metrics, progress bar;
-(c) the usual way: Pillow images through torchvision's transforms in a DataLoader with worker processes.
+(c) our step on batches from the usual place: Pillow images, torchvision's transforms, a DataLoader with workers;
+(d) the whole plain way: (c) with torch's defaults and `.item()` after each step, in a process of its own.
 Each for the baseline; (a) and (b) for the other two scripts, too; then the baseline without deterministic
 algorithms, in other precisions and compiled. Writes benchmarks/results/training_<device>_<size>px.md.
 """
@@ -20,14 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
-from torchvision.transforms.functional import to_pil_image
 
 from benchmarks.common import SCRIPTS, begin, conditions, cores_at_hand, in_turns, save
+from benchmarks.plain import in_own_process, pillow_loader
 from DLfunctions import Progress, Stop, train_one_epoch
 from qcifar.config import settings_from_constants, whole
-from qcifar.data.augment import MEAN, STD
 from qcifar.errors import run_script
 
 DEVICE = "auto"  # auto, cpu, cuda or cuda:1
@@ -37,34 +35,11 @@ IMG_SIZE = 32  # side of the network's input, pixels
 BATCH_SIZE = 128  # images a step
 STEPS = 15  # in a turn; together at most the images of the training split
 REPEATS = 5  # turns of each; the median counts
-WORKERS = 0  # processes of (c); 0 = as many as cores
+WORKERS = 0  # of each DataLoader; 0 = as many as cores
 COMPILE = False  # also under torch.compile
 
 own_rules = {"STEPS": whole(2, 300), "REPEATS": whole(1), "WORKERS": whole(0)}
-LOOP, LIMIT, USUAL = "(b) our loop", "(a) step alone", "(c) DataLoader"
-
-
-class Pillow(Dataset):
-    """CIFAR images as Pillow has them, through the published augmentation, one at a time."""
-
-    def __init__(self, images, labels, size):
-        self.images, self.labels = [to_pil_image(image) for image in images.cpu()], labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(size, scale=(0.6, 1.0), ratio=(0.75, 1.33)),
-                transforms.RandomHorizontalFlip(),
-                transforms.RandAugment(2, 7),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-                transforms.RandomErasing(0.25, scale=(0.02, 0.08), ratio=(0.3, 3.3)),
-            ]
-        )
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, place):
-        return self.transform(self.images[place]), self.labels[place]
+LOOP, LIMIT, USUAL, PLAIN = "(b) our loop", "(a) step alone", "(c) DataLoader", "(d) plain"
 
 
 class Contender:
@@ -128,11 +103,8 @@ class Contender:
 
     def through_dataloader(self, size, workers):
         """The turn of (c): one pass over the same images, shuffled, by worker processes that stay."""
-        data = Pillow(self.loader.images, self.loader.labels, size)
-        loader = DataLoader(
-            data, self.loader.batch_size, shuffle=True, num_workers=workers, persistent_workers=True,
-            pin_memory=self.device.type == "cuda", drop_last=True,
-        )  # fmt: skip
+        pinned = self.device.type == "cuda"
+        loader = pillow_loader(self.loader.images, self.loader.labels, size, self.loader.batch_size, workers, pinned)
 
         def run():
             self.model.train()
@@ -157,18 +129,24 @@ def main(argv=None):
                 contenders["baseline, torch.compile, CUDA graphs"] = Contender(cfg, "baseline", folder, *flags)
         runs = {(name, way): run for name, one in contenders.items() for way, run in one.ways().items()}
         runs["baseline", USUAL] = contenders["baseline"].through_dataloader(cfg.img_size, workers)
-        device = contenders["baseline"].device
+        device, ours = contenders["baseline"].device, contenders["baseline"].loader
+        plainly = ours.images, ours.labels, cfg.img_size, ours.batch_size, workers, str(device)
+        runs["baseline", PLAIN] = in_own_process(*plainly)
         seconds = in_turns(runs, cfg.repeats)
     speed = {key: cfg.steps * cfg.batch_size / taken for key, taken in seconds.items()}
-    lines = [f"| images/s | {LIMIT} | {LOOP} | (b) / (a) | (b) / baseline's | {USUAL} |", "| --- |" + " --- |" * 5]
+    lines = [f"| images/s | {LIMIT} | {LOOP} | (b) / (a) | (b) / baseline's |", "| --- |" + " --- |" * 4]
     for name in contenders:
-        a, b, c = speed[name, LIMIT], speed[name, LOOP], speed.get((name, USUAL))
-        beside = f"{c:,.0f} ((b) is {b / c:.2f}×)" if c else ""
-        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.3f} | {b / speed['baseline', LOOP]:.3f} | {beside} |")
+        a, b = speed[name, LIMIT], speed[name, LOOP]
+        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.3f} | {b / speed['baseline', LOOP]:.3f} |")
+    ours = speed["baseline", LOOP]
+    lines += ["", "| the baseline, images/s | | our loop is faster by |", "| --- | --- | --- |"]
+    for way, said in ((USUAL, "our step on batches from Pillow and a DataLoader"), (PLAIN, "all of it the plain way")):
+        theirs = speed["baseline", way]
+        lines.append(f"| {way}: {said} | {theirs:,.0f} | {ours / theirs:.2f}× |")
     save(
         f"training_{device.type}_{cfg.img_size}px",
         f"{conditions(device)}; ResNet-34 at {cfg.img_size} pixels, batch {cfg.batch_size}, "
-        f"{cfg.dataset}, {workers} workers for (c); precision auto unless said.\n\n" + "\n".join(lines),
+        f"{cfg.dataset}, {workers} workers for (c) and (d); precision auto unless said.\n\n" + "\n".join(lines),
     )
 
 
