@@ -133,16 +133,16 @@ def resumed(run, stateful, loader, begin_epoch, epochs):
         return Progress()
     saved = load_checkpoint(run.last_path, run.identity, loader.images.device)
     if "progress" not in saved:
-        raise InputError(f"{run.last_path} holds a model but no place to go on from; delete it and run again")
+        raise InputError(f"{run.last_path} does not say where training stopped; delete it and run again")
     now = Progress(**saved["progress"])
     if now.loss_sum is not None:
         now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
     begin_epoch(now.epoch)
     restore(stateful, saved, run.last_path)
     if now.epoch < epochs:
-        run.log(f"going on from epoch {now.epoch + 1}, step {now.step} of {len(loader)}")
+        run.log(f"continuing from epoch {now.epoch + 1}, step {now.step} of {len(loader)}")
     else:
-        run.log(f"all {epochs} epochs are trained; going on with the best of them")
+        run.log(f"all {epochs} epochs are trained; continuing with the best of them")
     return now
 
 
@@ -325,7 +325,8 @@ class Stop:
         signum, save_due = largest(self.signum or 0, int(save_due))
         if signum:
             name = signal.Signals(signum).name
-            raise Interrupted(signum, f"stopped by {name}; saved, the same command (without --no-resume) goes on")
+            how = "the same command (without --no-resume) continues it"
+            raise Interrupted(signum, f"stopped by {name}; the run is saved, and {how}")
         return bool(save_due)
 
 

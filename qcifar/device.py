@@ -34,7 +34,7 @@ def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
     if precision == "auto":
         precision = "bf16" if has_bf16 else "fp32"
     if precision == "bf16" and on_cuda and not has_bf16:
-        raise InputError(f"PRECISION bf16: {torch.cuda.get_device_name(chosen)} has none; use fp32 or tf32")
+        raise InputError(f"PRECISION bf16: {torch.cuda.get_device_name(chosen)} does not have it; use fp32 or tf32")
     if precision == "tf32" and not on_cuda:
         raise InputError(f"PRECISION tf32 needs a CUDA device, got {chosen}; use fp32 or bf16")
     # TF32 for convolutions only. Matrix products stay fp32: the augmentation interpolates with

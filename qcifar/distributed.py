@@ -53,7 +53,7 @@ def join(device: torch.device) -> None:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"the processes of torchrun could not meet: {error}") from None
+        raise InputError(f"the processes of torchrun could not reach each other: {error}") from None
 
 
 def from_first(value):

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake the user can mend, and the one place that shows it."""
+"""The one exception that stands for a mistake the user can correct, and the one place that shows it."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def _status_of(main) -> int:
         _say(str(stop))
         return 128 + stop.signum
     except KeyboardInterrupt:  # before or after training, where there is nothing to save
-        _say("interrupted outside training; the same command starts or goes on")
+        _say("interrupted outside training; the same command starts or continues the run")
         return 130
     except RuntimeError as error:  # gloo and NCCL have no exception of their own
         if not (dist.is_initialized() and any(name in str(error) for name in ("gloo", "NCCL", "TCPStore"))):

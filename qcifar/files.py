@@ -95,7 +95,7 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the arrays of an npz file without unpickling anything.
 
     Raises:
-        InputError: the file is truncated, is no npz, holds pickled objects or lacks one of `keys`.
+        InputError: the file is truncated, is not an npz, holds pickled objects or lacks one of `keys`.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -132,4 +132,4 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
         raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
         first = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is damaged or no checkpoint ({first}); {remedy}") from None
+        raise InputError(f"{path} is damaged or not a checkpoint ({first}); {remedy}") from None

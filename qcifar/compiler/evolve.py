@@ -92,7 +92,9 @@ class Evolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         if torch.is_grad_enabled():  # create_graph: torch would take these gradients for constants
-            raise RuntimeError("a compiled circuit is differentiable once; default.qubit with backprop is more often")
+            raise RuntimeError(
+                "a compiled circuit is differentiable once only; for higher derivatives use default.qubit with backprop"
+            )
         circuit, scratch, found = ctx.circuit, ctx.scratch, Found()
         state, *kept = ctx.saved_tensors
         still, moving, weights = ctx.shapes

@@ -59,11 +59,13 @@ def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...]
         except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
             raise InputError(f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}") from error
     if not torch.allclose(together, again, atol=1e-5, equal_nan=True):
-        raise InputError(f"the circuit {name} gives other values for the same arguments; draw no random numbers in it")
+        raise InputError(
+            f"the circuit {name} gives other values for the same arguments; it must not draw random numbers"
+        )
     if together.shape == alone.shape and not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
         raise InputError(
             f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}, "
-            f"and nothing is averaged or compared over B"
+            f"and must not average or compare over B"
         )
 
 

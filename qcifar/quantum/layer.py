@@ -52,7 +52,7 @@ class QuantumLayer(nn.Module):
 def stack_values(values, images: int) -> torch.Tensor:
     """What a circuit returned for B images as one tensor (B, n).
 
-    PennyLane gives n of shape (B,), or of shape () what does not depend on the image; the bare one for n = 1.
+    PennyLane gives n tensors of shape (B,), or () where a value does not depend on the image; for n = 1 only the one.
     """
     if isinstance(values, torch.Tensor):
         if values.ndim == 2:

@@ -87,12 +87,13 @@ def make_runner(
         return by_name()
     except ArithmeticError as error:
         raise InputError(
-            f"the compiled circuit {circuit_name(circuit)} {error}; use --quantum-device default.qubit, and report it"
+            f"the compiled circuit {circuit_name(circuit)} {error}; use --quantum-device default.qubit, "
+            f"and please report it"
         ) from None
     except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
         raise InputError(
             f"the circuit {circuit_name(circuit)} on {n_qubits} qubits failed: {describe(error)}; "
-            f"mend it, or report this if --quantum-device default.qubit runs it"
+            f"correct it, or report this if --quantum-device default.qubit runs it"
         ) from error
     return compiled
 
