@@ -5,32 +5,34 @@ import torch
 
 from .ir import NotCompilable
 
+_SIZE = torch.ops.aten.sym_size.int  # see `batch.py`
 _STRUCTURAL = {"select", "slice", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "permute", "transpose",
                "t", "expand", "clone", "_to_copy", "alias", "stack", "cat", "unbind", "neg"}  # fmt: skip
 
 
-def classify(graph):
-    """Nodes that are linear in the arguments (plus a constant), and nodes that depend on the first one."""
-    linear, batch = set(), set()
-    for place, node in enumerate(n for n in graph.graph.nodes if n.op == "placeholder"):
-        linear.add(node)
-        if place == 0:
-            batch.add(node)
+def classify(graph, arguments: int):
+    """Nodes that are linear in the first `arguments` arguments (plus a constant), and nodes that depend on the first.
+
+    Further arguments are trainable tensors whose values change: what depends on them is not linear.
+    """
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    linear, batch = set(placeholders[:arguments]), set(placeholders[:1])
     for node in graph.graph.nodes:
         if node.op not in ("call_function", "get_attr"):
+            continue
+        if node.op == "get_attr" or node.target is _SIZE:
+            linear.add(node)
             continue
         parents = node.all_input_nodes
         if any(parent in batch for parent in parents):
             batch.add(node)
-        if node.op == "get_attr":
-            linear.add(node)
-            continue
         name = getattr(node.target, "overloadpacket", node.target)
         name = getattr(name, "__name__", str(name))
         # From args, since v * v has one parent, but two factors.
         varying = [each for each in node.args if isinstance(each, torch.fx.Node) and not _is_constant(each)]
         inherits = all(parent in linear for parent in parents)
-        keeps = (
+        rounds = name == "_to_copy" and not node.kwargs.get("dtype", torch.float64).is_floating_point
+        keeps = not rounds and (
             name in _STRUCTURAL | {"add", "sub", "rsub", "getitem"}
             or all(map(_is_constant, parents))
             or (name == "mul" and len(varying) == 1)
@@ -42,15 +44,21 @@ def classify(graph):
 
 
 def _is_constant(node) -> bool:
-    return node.op == "get_attr" or (node.op == "call_function" and all(map(_is_constant, node.all_input_nodes)))
+    if node.op == "get_attr" or node.target is _SIZE:
+        return True
+    return node.op == "call_function" and all(map(_is_constant, node.all_input_nodes))
 
 
-def jacobian(graph, probes, wanted):
-    """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact."""
+def jacobian(graph, probes, captured, wanted):
+    """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact.
+
+    None for those not wanted, and for those that turn out not to be linear at the probes.
+    """
     zeros = [torch.zeros_like(probe).requires_grad_() for probe in probes]
-    values = graph(*zeros)
+    values = graph(*zeros, *captured)
+    there = graph(*(probe.detach() for probe in probes), *captured)
     rows = []
-    for value, yes in zip(values, wanted, strict=True):
+    for value, at_probes, yes in zip(values, there, wanted, strict=True):
         if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(probes[0]))):
             raise NotCompilable(f"an angle of shape {tuple(value.shape)}")
         if not yes:
@@ -63,5 +71,15 @@ def jacobian(graph, probes, wanted):
             gradients = [None] * len(zeros)
         filled = [torch.zeros_like(z) if g is None else g for g, z in zip(gradients, zeros, strict=True)]
         weights = filled[1].flatten().numpy() if len(filled) > 1 else np.zeros(0)
-        rows.append((filled[0][0].numpy(), weights, first.item()))
+        row = filled[0][0].numpy(), weights, first.item()
+        rows.append(row if _reproduces(row, probes, at_probes) else None)
     return rows
+
+
+def _reproduces(row, probes, value) -> bool:
+    """Whether a row of `jacobian` gives a parameter's value at the first of the probes."""
+    by_input, by_weights, offset = row
+    predicted = offset + by_input @ probes[0][0].numpy()
+    if len(probes) > 1:
+        predicted += by_weights @ probes[1].flatten().numpy()
+    return abs(predicted - value.reshape(-1)[0].item()) <= 1e3 * torch.finfo(value.dtype).eps * (1 + abs(predicted))

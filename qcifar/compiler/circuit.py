@@ -9,6 +9,7 @@
   vanish, and permutations before it permute the observable.
 """
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -16,20 +17,38 @@ import torch
 from torch import nn
 
 from .angles import classify, jacobian
-from .evolve import Angles, Evolve, Scratch, evolve
+from .evolve import Angles, Evolve, Once, Scratch, evolve
 from .ir import Angle, Layer
 from .record import record
 from .schedule import gather, schedule
 from .steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
+from .watch import reads
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
 FUSE_QUBITS = 6  # widest circuit whose still gates become one unitary
+
+
+class Outside(list):
+    """Somebody else's things: a copy of the circuit has the same ones, and they are neither parameters nor state."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        try:
+            pickle.dumps(list(self))
+        except (pickle.PicklingError, AttributeError, TypeError):  # a function defined in another one
+            return Outside, ()
+        return Outside, (list(self),)
 
 
 class CompiledCircuit(Constants):
     """A quantum function, compiled; differentiable in inputs and weights, once, in the module's precision.
 
     Under autocast its matrix products would be rounded: switch it off around a circuit, as `QuantumLayer` does.
+    Trainable tensors that the function takes from outside its arguments (a closure, a module's attribute) are read
+    and differentiated at each call; they are not parameters of this module. When something else that it reads there
+    changes, a number of layers for example, it is compiled anew; under `torch.compile` such a change is not seen.
 
     Args:
         function: quantum function of (inputs (B, n)) or (inputs (B, n), weights) that returns expectation
@@ -48,29 +67,30 @@ class CompiledCircuit(Constants):
         super().__init__()
         self.n_inputs, self.weight_shape = n_inputs, weight_shape
         self.__name__ = getattr(getattr(function, "func", function), "__name__", "circuit")  # of a partial, too
+        self.function, self.read = Outside([function]), reads(function)
         shapes = [(3, n_inputs)] + ([tuple(weight_shape)] if weight_shape is not None else [])
         generator = torch.Generator().manual_seed(0)
-        self._probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-        recording = record(function, self._probes)
-        self.n, self.rounded = recording.n_wires, recording.rounded
+        probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+        recording = record(function, probes)
+        self.n, self.rounded, self.traced_in = recording.n_wires, recording.rounded, recording.dtype
         self.layers = schedule(recording)
         self._uses: list[list[Angle]] = []
-        self._read_angles(recording.angles)
+        self._read_angles(recording, [probe.to(recording.dtype) for probe in probes])
         self._fold(recording.observables)
         self.layers = gather(self.layers)
         self._place()
-        del self._probes
 
     # ---- angles: theta = inputs @ X + weights @ W + products of both + const
 
-    def _read_angles(self, graph) -> None:
+    def _read_angles(self, recording, probes) -> None:
         """Split the tape's parameters into linear ones, as matrices, and the others, as a smaller graph."""
-        linear, batch = classify(graph)
+        graph = recording.angles
+        linear, batch = classify(graph, len(probes))
         outputs = graph.graph.find_nodes(op="output")[0]
         nodes = list(outputs.args[0])
-        self._is_linear = [node in linear for node in nodes]
         self._is_batch = [node in batch for node in nodes]
-        self._linear_rows = jacobian(graph, self._probes, self._is_linear)
+        self._linear_rows = jacobian(graph, probes, recording.captured, [node in linear for node in nodes])
+        self._is_linear = [row is not None for row in self._linear_rows]
         others = [k for k, yes in enumerate(self._is_linear) if not yes]
         self._other_place = {number: place for place, number in enumerate(others)}
         self._other_batch = [self._is_batch[k] for k in others]
@@ -79,6 +99,7 @@ class CompiledCircuit(Constants):
         graph.recompile()
         graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
         self.others = graph if others else None
+        self.captured = Outside(recording.captured if others else [])
 
     def _depends_on_batch(self, angle: Angle) -> bool:
         return any(self._is_batch[k] for k, c in angle.terms.items() if c)
@@ -270,10 +291,15 @@ class CompiledCircuit(Constants):
             return inputs.new_zeros(*inputs.shape[:-1], self.outputs) + 0.0 * sum(
                 argument.sum() for argument in (inputs, weights) if argument is not None
             )
+        if not torch.compiler.is_compiling():
+            self._follow_changes()
+        elif torch.is_grad_enabled():
+            inputs, weights = Once.apply(inputs), None if weights is None else Once.apply(weights)
         dtype = self.signs_z.dtype
         flat, cast = inputs.reshape(-1, self.n_inputs).to(dtype), None if weights is None else weights.to(dtype)
         others = self._other_angles(flat, cast)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        by_hand = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+        if torch.is_grad_enabled() and by_hand:
             values = state = Evolve.apply(self, flat, cast, *others)
             still, moving = self.angles(flat, cast, others) if self.turned else (None, None)
         else:
@@ -283,7 +309,15 @@ class CompiledCircuit(Constants):
             values = self.read_z(state, len(flat)) if self.plain else None
         if not self.plain:
             values = self._measure(state, still, moving).expand(-1, len(flat)).mT
-        return values.reshape(*inputs.shape[:-1], self.outputs)
+        return values.contiguous().view(*inputs.shape[:-1], self.outputs)
+
+    def _follow_changes(self) -> None:
+        """Compile the function anew if something that it reads has changed, a number of layers for example."""
+        if not self.function or reads(*self.function) == self.read:
+            return
+        anew = type(self)(*self.function, self.n_inputs, self.weight_shape).to(self.signs_z)
+        kept = {"training", *(name for name in vars(self) if name.endswith(("hooks", "hooks_with_kwargs")))}
+        vars(self).update({name: value for name, value in vars(anew).items() if name not in kept})
 
     def angles(self, inputs, weights, others) -> tuple[torch.Tensor, torch.Tensor]:
         """All angles: those that are the same for all images (rows, 1), the others (rows, B)."""
@@ -307,13 +341,14 @@ class CompiledCircuit(Constants):
         """What still and moving angles have beside what is linear in inputs and weights."""
         if self.others is None:
             return None, None
-        values = self.others(inputs, weights) if weights is not None else self.others(inputs)
-        values = [value.to(inputs.dtype) for value in values]
+        arguments = [argument.to(self.traced_in) for argument in (inputs, weights) if argument is not None]
+        captured = [tensor.to(inputs.device) for tensor in self.captured]
+        values = [value.to(inputs.dtype) for value in self.others(*arguments, *captured)]
         moving = self.moving_other @ torch.stack([value.expand(len(inputs)) for value in values])
         if all(self._other_batch):
             return None, moving
         zero = inputs.new_zeros(())
-        still = [zero if is_batch else v.reshape(()) for v, is_batch in zip(values, self._other_batch, strict=True)]
+        still = [zero if is_batch else v.reshape(-1)[0] for v, is_batch in zip(values, self._other_batch, strict=True)]
         return self.still_other @ torch.stack(still)[:, None], moving
 
     def split_angles(self, still, moving) -> Angles:

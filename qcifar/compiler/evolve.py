@@ -69,6 +69,24 @@ def walk_back(steps, trail, gradient, angles: Angles, scratch: Scratch, found: F
                 gradient = gradient.sum(-1, keepdim=True)  # and one column for all images
 
 
+class Once(torch.autograd.Function):
+    """The argument itself, for `torch.compile`: a second derivative through it is refused instead of zero.
+
+    A compiled backward pass refuses to be differentiated only if it was handed a tensor that has a gradient; of a
+    circuit it keeps sines and cosines, which have none. So this one keeps the argument.
+    """
+
+    @staticmethod
+    def forward(ctx, argument):
+        ctx.save_for_backward(argument)
+        return argument.view_as(argument)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (argument,) = ctx.saved_tensors
+        return gradient + argument * (0.0 * gradient.sum())
+
+
 class Evolve(torch.autograd.Function):
     """A circuit from its arguments on, with a backward pass written by hand; differentiable once.
 
@@ -87,7 +105,7 @@ class Evolve(torch.autograd.Function):
         ctx.save_for_backward(state, *kept)  # freed by the backward pass, unlike what lies on ctx
         ctx.circuit, ctx.angles, ctx.scratch = circuit, angles, scratch
         ctx.shapes = still.shape, moving.shape, None if weights is None else weights.shape
-        return circuit.read_z(state, len(inputs)) if circuit.plain else state
+        return circuit.read_z(state, len(inputs)).contiguous() if circuit.plain else state
 
     @staticmethod
     def backward(ctx, gradient):

@@ -52,6 +52,8 @@ class Recording:
 
     n_wires: int
     gates: list[tuple[str, list[int], list[int]]]  # (name, wires, numbers of its parameters)
-    angles: torch.fx.GraphModule  # (inputs (B, n), weights) -> list of the tape's parameters, () or (B,)
+    angles: torch.fx.GraphModule  # (inputs (B, n), weights, *captured) -> list of the tape's parameters, () or (B,)
+    captured: list[torch.Tensor]  # trainable tensors that the function takes from outside its arguments
+    dtype: torch.dtype  # of the arguments that `angles` takes
     rounded: bool  # whether the function itself computes some of them in less than double precision
     observables: list[list[tuple[float, dict[int, str]]]]  # for each output: [(coefficient, wire -> X, Y or Z)]

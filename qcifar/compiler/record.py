@@ -1,7 +1,7 @@
 """One call of a PennyLane quantum function, kept: its gates, their angles as a torch graph, and what it measures.
 
-PennyLane remains the definition: `record` calls the function once, under torch's tracer, and keeps the tape's
-gates and a torch graph of how each gate's angle follows from inputs and weights.
+PennyLane remains the definition: `record` calls the function under torch's tracer, and keeps the tape's gates and a
+torch graph of how each gate's angle follows from inputs and weights.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,9 @@ import numpy as np
 import pennylane as qml
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
+from .batch import follow_batch
 from .gates import PRIMITIVES
 from .ir import NotCompilable, Recording
 
@@ -19,7 +21,7 @@ MAX_QUBITS = 16
 
 
 def record(function: Callable, probes: tuple[torch.Tensor, ...]) -> Recording:
-    """Call `function` once and keep its gates, its angles as a torch graph, and what it measures.
+    """Call `function` and keep its gates, its angles as a torch graph, and what it measures.
 
     Args:
         function: a quantum function of (inputs (B, n)) or (inputs (B, n), weights).
@@ -28,28 +30,94 @@ def record(function: Callable, probes: tuple[torch.Tensor, ...]) -> Recording:
     Raises:
         NotCompilable: with the name of the operation or measurement.
     """
-    found: dict = {}
-
-    def angles_of(*arguments):
-        tape = qml.tape.make_qscript(function)(*arguments)
-        gates, parameters = [], []
-        _flatten(tape.operations, gates, parameters)
-        found.update(tape=tape, gates=gates)
-        return [torch.as_tensor(p, dtype=torch.float64) for p in parameters]
-
     try:
-        graph = make_fx(angles_of)(*probes)
+        found, graph, captured = _traced(function, probes)
     except NotCompilable:
         raise
-    except Exception as error:  # the tracer's ways to say that an angle depends on more than arithmetic
-        raise NotCompilable(f"angles that cannot be traced ({type(error).__name__}: {error})") from error
+    except Exception as in_double:  # for example a product with a float32 matrix, which takes float32 inputs only
+        probes = tuple(probe.float() for probe in probes)
+        try:
+            found, graph, captured = _traced(function, probes)
+        except NotCompilable:
+            raise
+        except Exception:  # the tracer's ways to say that an angle depends on more than arithmetic
+            reason = f"{type(in_double).__name__}: {in_double}".splitlines()[0]
+            raise NotCompilable(f"angles that cannot be traced ({reason})") from in_double
     tape = found["tape"]
     if len(tape.wires) > MAX_QUBITS:
         raise NotCompilable(f"{len(tape.wires)} wires, more than {MAX_QUBITS},")
     place = {wire: k for k, wire in enumerate(sorted(tape.wires.tolist(), key=lambda w: (str(type(w)), w)))}
     gates = [(name, [place[w] for w in wires], numbers) for name, wires, numbers in found["gates"]]
     observables = [_pauli_words(measurement, place) for measurement in tape.measurements]
-    return Recording(len(place), gates, graph, _computes_below_double(graph), observables)
+    return Recording(
+        n_wires=len(place), gates=gates, angles=graph, captured=captured, dtype=probes[0].dtype,
+        rounded=probes[0].dtype != torch.float64 or _computes_below_double(graph), observables=observables,
+    )  # fmt: skip
+
+
+def _traced(function, probes) -> tuple[dict, torch.fx.GraphModule, list[torch.Tensor]]:
+    """The tape, the graph of its parameters for a batch of any size, and the trainable tensors from outside."""
+    found: dict = {}
+
+    def angles_of(*arguments):
+        with _GradientsStopped() as stopped:
+            tape = qml.tape.make_qscript(function)(*arguments)
+            gates, parameters = [], []
+            _flatten(tape.operations, gates, parameters)
+            parameters = [torch.as_tensor(p, dtype=probes[0].dtype) for p in parameters]
+        if stopped.found:
+            raise NotCompilable("angles computed under torch.no_grad")
+        found.update(tape=tape, gates=gates)
+        return parameters
+
+    more = (torch.cat((probes[0], probes[0][:2])), *probes[1:])
+    # functionalize: what fills a tensor in place becomes arithmetic
+    graphs = [make_fx(torch.func.functionalize(angles_of))(*arguments) for arguments in (more, probes)]
+    graph = follow_batch(graphs[1], graphs[0], len(probes[0]), len(more[0]))
+    _make_differentiable(graph)
+    return found, graph, _take_captured(graph)
+
+
+class _GradientsStopped(TorchFunctionMode):
+    """Notices torch functions that are called where gradients are switched off: a trace does not show that."""
+
+    found = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.found = self.found or not torch.is_grad_enabled()
+        return func(*args, **(kwargs or {}))
+
+
+def _make_differentiable(graph: torch.fx.GraphModule) -> None:
+    """Replace what functionalize leaves of `a[:] = b`, for which torch has no derivative."""
+    aten = torch.ops.aten
+    for node in graph.graph.find_nodes(op="call_function", target=aten.copy.default):
+        target, source = node.args
+        with graph.graph.inserting_before(node):
+            spread = graph.graph.call_function(aten.expand_as.default, (source, target))
+            node.replace_all_uses_with(graph.graph.call_function(aten.type_as.default, (spread, target)))
+        graph.graph.erase_node(node)
+
+
+def _take_captured(graph: torch.fx.GraphModule) -> list[torch.Tensor]:
+    """Make trainable tensors that the function took from outside further arguments of `graph`, in this order."""
+    captured: list[torch.Tensor] = []
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    given: dict[int, torch.fx.Node] = {}
+    for node in graph.graph.find_nodes(op="get_attr"):
+        tensor = getattr(graph, node.target)
+        if not tensor.requires_grad:
+            continue
+        if id(tensor) not in given:
+            with graph.graph.inserting_after(placeholders[-1]):
+                placeholders.append(graph.graph.placeholder(f"captured_{len(captured)}"))
+            given[id(tensor)] = placeholders[-1]
+            captured.append(tensor)
+        node.replace_all_uses_with(given[id(tensor)])
+        graph.graph.erase_node(node)
+        delattr(graph, node.target)
+    graph.recompile()
+    return captured
 
 
 def _computes_below_double(graph) -> bool:

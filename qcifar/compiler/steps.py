@@ -15,7 +15,7 @@ from .evolve import Angles, Found, Scratch, walk, walk_back
 
 
 class Constants(nn.Module):
-    """A module whose constants are made in float32, become float64 without loss, and are no state."""
+    """A module whose constants are float32 or, without loss, float64, never less; they are not in its state dict."""
 
     def constant(self, name: str, array: np.ndarray) -> None:
         exact = torch.from_numpy(np.ascontiguousarray(array))
@@ -27,8 +27,10 @@ class Constants(nn.Module):
         """Every conversion of a module comes here, also one of a module around this one."""
         super()._apply(fn, recurse)
         for name, tensor in self.__dict__.get("exact", {}).items():
-            if getattr(self, name).dtype == torch.float64:
-                setattr(self, name, tensor.to(getattr(self, name).device))
+            now = getattr(self, name)
+            if now.dtype != torch.float32:  # also after half(): a circuit is float32 or wider
+                wanted = torch.float64 if now.dtype == torch.float64 else torch.float32
+                setattr(self, name, tensor.to(now.device, wanted))
         return self
 
 
@@ -247,7 +249,9 @@ class MovingPhases(Step):
 
 
 def _reordered(state, source, target):
-    return _Reorder.apply(state, source, target) if torch.is_grad_enabled() else state.index_select(1, source)
+    if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+        return _Reorder.apply(state, source, target)
+    return state.index_select(1, source)
 
 
 class _Reorder(torch.autograd.Function):

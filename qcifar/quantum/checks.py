@@ -1,5 +1,6 @@
 """Checks of a circuit before a run: its fingerprint, that images do not mix, that it agrees with PennyLane, learns."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from qcifar.errors import InputError, describe
 from qcifar.quantum.layer import QuantumLayer, circuit_name, stack_values
 
 INDEXING = "angles are (B, n_qubits), so qubit i takes angles[..., i]"  # what circuits get wrong most
+AMPLITUDES = 2**22  # of all states of a batch at once, while a circuit is checked: 64 MB in complex128
 
 
 def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
@@ -28,74 +30,132 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
     """
     probes = [torch.from_numpy(np.sin(1.0 + np.arange(np.prod(shape))).reshape(shape)) for shape in shapes]
     try:
-        tape = qml.tape.make_qscript(circuit)(*probes)
+        try:
+            tape = qml.tape.make_qscript(circuit)(*probes)
+        except RuntimeError:  # for example a product with a float32 matrix, which takes float32 only, as in training
+            tape = qml.tape.make_qscript(circuit)(*(probe.float() for probe in probes))
     except Exception as error:
         hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
         raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {describe(error)}{hint}") from error
     parts = []
     for op in tape.operations:
-        angles = [np.round(np.asarray(p, dtype=np.complex128), 9).tolist() for p in op.data]
+        angles = [np.round(_as_array(p), 9).tolist() for p in op.data]
         parts.append((op.name, op.wires.tolist(), angles, repr(op.hyperparameters)))
     for measurement in tape.measurements:
-        matrices = [np.round(np.asarray(p), 9).tolist() for p in getattr(measurement.obs, "data", ())]
+        matrices = [np.round(_as_array(p), 9).tolist() for p in getattr(measurement.obs, "data", ())]
         parts.append((repr(measurement), matrices))  # repr shortens large matrices
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> None:
+def _as_array(parameter) -> np.ndarray:
+    tensor = parameter.detach().cpu() if isinstance(parameter, torch.Tensor) else parameter
+    return np.asarray(tensor, dtype=np.complex128)
+
+
+def refuse_other_form(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> None:
+    """Raise `InputError` for what is not a quantum function of (angles[, weights]) that returns expectation values."""
+    name, function = circuit_name(circuit), circuit
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, qml.QNode):
+        raise InputError(
+            f"the circuit {name} is a QNode; take the @qml.qnode line away: QUANTUM_DEVICE (--quantum-device) says "
+            f"where the function runs"
+        )
+    example = "[qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]"
+    arguments = _probes(2, n_qubits, weight_shape)
+    try:
+        with qml.queuing.AnnotatedQueue():
+            returned = circuit(*arguments)
+    except Exception as error:
+        hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
+        raise InputError(
+            f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}; it was called with "
+            f"{_shapes(arguments)}{hint}"
+        ) from error
+    listed = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+    scalar = qml.measurements.ExpectationMP, qml.measurements.VarianceMP
+    allowed = scalar if isinstance(returned, (list, tuple)) else (*scalar, qml.measurements.ProbabilityMP)
+    wrong = next((one for one in listed if not isinstance(one, allowed)), None)
+    if wrong is not None or not listed:
+        got = "nothing" if not listed or returned is None else f"a {type(wrong).__name__}"
+        raise InputError(f"the circuit {name}: expected a list of expectation values, such as {example}, got {got}")
+
+
+def _probes(images: int, n_qubits: int, weight_shape: tuple[int, ...] | None) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(images, n_qubits, generator=generator)
+    return [inputs] + ([] if weight_shape is None else [torch.rand(weight_shape, generator=generator)])
+
+
+def _shapes(arguments) -> str:
+    names = ("angles", "weights")
+    return " and ".join(f"{name} {tuple(a.shape)}" for name, a in zip(names, arguments, strict=False))
+
+
+def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None, images: int = 4) -> None:
     """Raise `InputError` for a circuit that draws random numbers, or whose values for an image follow from others.
 
     Such a circuit gives an image other logits in another batch, so no score of it means anything.
+
+    Args:
+        images: size of the batches that will be used; fewer are tried where the states would fill the memory.
     """
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(2, n_qubits, generator=generator)
-    inputs = torch.cat((inputs, -0.7 * inputs))  # both signs in every column, for what branches at 0
-    more = [] if weight_shape is None else [torch.rand(weight_shape, generator=generator)]
+    half, *more = _probes(max(2, min(images, AMPLITUDES >> n_qubits) // 2), n_qubits, weight_shape)
+    inputs = torch.cat((half, -0.7 * half))  # both signs in every column, for what branches at 0
     name = circuit_name(runner)
     with torch.no_grad():
         try:
             together, again = (stack_values(runner(inputs, *more), len(inputs)) for _ in range(2))
-            alone = torch.cat([stack_values(runner(row[None], *more), 1) for row in inputs])
+            alone = torch.cat([stack_values(runner(row[None], *more), 1) for row in inputs[:2]])
+            halves = torch.cat([stack_values(runner(part, *more), len(part)) for part in inputs.chunk(2)])
         except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
-            raise InputError(f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}") from error
+            raise InputError(
+                f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}; it was called with "
+                f"{_shapes((inputs, *more))}; {INDEXING}"
+            ) from error
     if not torch.allclose(together, again, atol=1e-5, equal_nan=True):
         raise InputError(
             f"the circuit {name} gives other values for the same arguments; it must not draw random numbers"
         )
-    if together.shape == alone.shape and not torch.allclose(together, alone, atol=1e-5, equal_nan=True):
-        raise InputError(
-            f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}, "
-            f"and must not average or compare over B"
-        )
+    for parts in (alone, halves):
+        if not torch.allclose(together[: len(parts)], parts, atol=1e-5, equal_nan=True):
+            raise InputError(
+                f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}, "
+                f"and must not average or compare over B"
+            )
 
 
 def compare_with_pennylane(
-    circuit: CompiledCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4
+    circuit: CompiledCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4, gradients: bool = True
 ) -> float:
-    """Largest difference of values and gradients from `default.qubit` in float64, on random inputs.
+    """Largest difference of values (and gradients) from `default.qubit` in float64, on random inputs.
+
+    Gradients are of a weighted sum of the values, and count relative to the largest of theirs where that is above 1.
 
     Raises:
         ArithmeticError: the difference is larger than `tolerance`.
     """
     generator = torch.Generator().manual_seed(1)
     shapes = [(4, circuit.n_inputs)] + ([circuit.weight_shape] if circuit.weight_shape is not None else [])
-    exact = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    exact = [torch.randn(shape, generator=generator, dtype=torch.float64).to(circuit.traced_in) for shape in shapes]
     node = qml.QNode(function, qml.device("default.qubit", wires=n_wires), interface="torch", diff_method="backprop")
-    mine = [value.detach().to(circuit.signs_z).requires_grad_() for value in exact]
     results = []
     for run, arguments in (
-        (lambda *a: stack_values(node(*a), len(exact[0])), exact),
-        (circuit, mine),
+        (lambda *a: stack_values(node(*a), len(exact[0])), [value.clone().requires_grad_() for value in exact]),
+        (circuit, [value.clone().to(circuit.signs_z).requires_grad_() for value in exact]),
     ):
         values = run(*arguments)
-        ramp = torch.arange(1.0, values.shape[-1] + 1, dtype=values.dtype, device=values.device)
-        total = (values * ramp).sum() + sum(0.0 * argument.sum() for argument in arguments)  # some may have no effect
-        gradients = torch.autograd.grad(total, arguments)
-        results.append([values, *gradients])
+        results.append([values])
+        if gradients:
+            ramp = torch.arange(1.0, values.shape[-1] + 1, dtype=values.dtype, device=values.device)
+            total = (values * ramp).sum() + sum(0.0 * argument.sum() for argument in arguments)  # some have no effect
+            results[-1] += torch.autograd.grad(total, arguments)
     differences = []
     for theirs, ours in zip(*results, strict=True):
-        difference = (ours.cpu().double() - theirs.cpu().double()).abs()
-        difference[theirs.cpu().isnan() & ours.cpu().isnan()] = 0.0  # angles that random inputs do not have
+        theirs, ours = theirs.detach().cpu().double(), ours.detach().cpu().double()
+        difference = (ours - theirs).abs() / theirs.nan_to_num().abs().max().clamp(min=1.0)
+        difference[theirs.isnan() & ours.isnan()] = 0.0  # angles that random inputs do not have
         differences.append(difference.max())
     worst = torch.stack(differences).max().item()  # NaN if there is one
     if not worst <= tolerance:
@@ -103,16 +163,17 @@ def compare_with_pennylane(
     return worst
 
 
-def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> None:
-    """Run `layer` forward and backward on two inputs. Raises `InputError` if it cannot be trained."""
+def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: Callable[[str], None] = print) -> None:
+    """Run `layer` forward and backward on two inputs.
+
+    Args:
+        note: told in one line if neither inputs nor weights have an effect, or only one of them has.
+
+    Raises:
+        InputError: it cannot be trained.
+    """
     probe = torch.linspace(-1.0, 2.0, 2 * n_qubits, device=device).view(2, -1)  # not zeros, which some would divide by
-    values = layer(probe.requires_grad_())
-    try:
-        values.sum().backward()
-    except Exception as error:
-        raise InputError(f"the circuit {circuit_name(layer.runner)} has no gradient: {describe(error)}") from error
-    layer.zero_grad()
-    name = circuit_name(layer.runner)
+    values, name = layer(probe.requires_grad_()), circuit_name(layer.runner)
     if values.shape != (2, n_qubits):
         raise InputError(
             f"the circuit {name}: expected a list of N_QUBITS = {n_qubits} expectation values, got {values.shape[-1]}"
@@ -121,3 +182,18 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device) -> Non
         raise InputError(
             f"the circuit {name}: expected values from -1 to 1, as of Pauli words, got {values.abs().max().item():.3g}"
         )
+    gradients: list[torch.Tensor | None] = [None, None]
+    if values.requires_grad:
+        try:
+            ramp = torch.linspace(0.5, 1.5, n_qubits, device=device)
+            gradients = torch.autograd.grad((values * ramp).sum(), (probe, layer.weights), allow_unused=True)
+        except Exception as error:
+            raise InputError(f"the circuit {name} has no gradient: {describe(error)}") from error
+    for what, gradient in zip(("angles", "weights"), gradients, strict=True):
+        if gradient is None or not gradient.any():
+            note(f"warning: the circuit {name} does not learn: its values do not change with its {what}")
+        elif not bool(gradient.isfinite().all()):
+            raise InputError(
+                f"the circuit {name}: the gradient by its {what} is not finite for {int((~gradient.isfinite()).sum())} "
+                f"of {gradient.numel()} of them, and training would stop there; use another embedding"
+            )

@@ -40,7 +40,10 @@ class QuantumLayer(nn.Module):
                 raise InputError(
                     f"the circuit {circuit_name(self.runner)} failed on inputs {tuple(inputs.shape)}: {describe(error)}"
                 ) from error
-            if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
+            looks = values.device.type == "cpu" and not (
+                torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+            )
+            if looks and not bool(values.isfinite().all()):
                 bad = int((~values.isfinite()).any(1).sum())
                 raise InputError(
                     f"the circuit {circuit_name(self.runner)} returned values that are not finite for {bad} of "
@@ -58,7 +61,11 @@ def stack_values(values, images: int) -> torch.Tensor:
         if values.ndim == 2:
             return values
         values = [values]
-    return torch.stack([torch.as_tensor(value).expand(images) for value in values], dim=-1)
+    columns = [torch.as_tensor(value) for value in values]
+    for column in columns:
+        if column.shape not in ((), (images,)):
+            raise ValueError(f"values of shape {tuple(column.shape)} for {images} images, expected one for each image")
+    return torch.stack([column.expand(images) for column in columns], dim=-1)
 
 
 def circuit_name(circuit: Callable) -> str:

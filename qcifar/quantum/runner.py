@@ -9,12 +9,15 @@ import functools
 from collections.abc import Callable
 
 import pennylane as qml
+import torch
 
 from qcifar import distributed
 from qcifar.compiler import CompiledCircuit, NotCompilable
 from qcifar.errors import InputError, describe
-from qcifar.quantum.checks import compare_with_pennylane, refuse_mixing
+from qcifar.quantum.checks import compare_with_pennylane, refuse_mixing, refuse_other_form
 from qcifar.quantum.layer import circuit_name
+
+SLOWER = "20"  # see docs/measurements.md
 
 
 def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> Callable:
@@ -40,14 +43,23 @@ def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: 
 class OneByOne:
     """A QNode that takes the batch apart: PennyLane shifts the parameters of one circuit at a time.
 
-    The transform is applied in each call, since a QNode that holds it cannot be pickled.
+    Its angles are double precision, since PennyLane takes finite differences of a gate that has no shift rule.
+    The transforms are applied in each call, since a QNode that holds them cannot be pickled.
     """
 
     def __init__(self, qnode: qml.QNode):
         self.qnode, self.func = qnode, qnode.func
 
     def __call__(self, *arguments):
-        return qml.transforms.broadcast_expand(self.qnode)(*arguments)
+        return qml.transforms.broadcast_expand(in_double(self.qnode))(*arguments)
+
+
+@qml.transform
+def in_double(tape):
+    """A tape with its real parameters in double precision."""
+    parameters = tape.get_parameters(trainable_only=False)
+    wide = [p.double() if isinstance(p, torch.Tensor) and p.dtype == torch.float32 else p for p in parameters]
+    return [tape.bind_new_parameters(wide, range(len(wide)))], lambda results: results[0]
 
 
 def make_runner(
@@ -56,45 +68,50 @@ def make_runner(
     n_qubits: int,
     weight_shape: tuple[int, ...] | None = None,
     diff_method: str | None = None,
+    images: int = 4,
 ) -> Callable:
     """What evaluates `circuit` on a batch: compiled for "fast", else a QNode on that PennyLane device.
 
-    What cannot be compiled is named on the screen and runs on default.qubit with broadcasting, by backprop.
+    What cannot be compiled, or differs from default.qubit when compiled, is named on the screen and runs on
+    default.qubit with broadcasting, by backprop.
 
     Args:
-        circuit: quantum function of (inputs (B, n_qubits)) or (inputs, weights).
-        weight_shape: shape of `weights`, None where there are none.
+        circuit: quantum function of (angles (B, n_qubits)) or (angles, weights).
+        weight_shape: shape of `weights`, None where there are none and nothing is differentiated.
         diff_method: PennyLane's, None where nothing is differentiated; "fast" has backprop only.
+        images: size of the batches that will be used.
 
     Raises:
-        InputError: no such device or method, the circuit fails, or it does not agree with PennyLane when compiled.
+        InputError: no such device or method, or the circuit fails or cannot be one of a network.
     """
     refuse_other_method(device_name, diff_method)
     by_name = functools.partial(
         make_qnode, circuit, "default.qubit" if device_name == "fast" else device_name, n_qubits, diff_method
     )
-    refuse_mixing(by_name(), n_qubits, weight_shape)  # on its own, since a device that has run cannot be pickled
+    in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
+    refuse_other_form(circuit, n_qubits, weight_shape)
+    refuse_mixing(in_pennylane, n_qubits, weight_shape, images)
     if device_name != "fast":
         return by_name()
     try:
-        compiled = CompiledCircuit(circuit, n_qubits, weight_shape)
-        compare_with_pennylane(compiled, circuit, n_qubits)
-        tolerance = 1e-4 if compiled.rounded else 1e-9
-        compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, tolerance)
+        return _compiled(circuit, n_qubits, weight_shape)
     except NotCompilable as reason:
-        by = f" by {diff_method}" if diff_method else ""
-        distributed.say(f"{circuit_name(circuit)}: {reason} cannot be compiled; it runs on default.qubit{by}")
-        return by_name()
+        why = f"{reason} cannot be compiled"
     except ArithmeticError as error:
-        raise InputError(
-            f"the compiled circuit {circuit_name(circuit)} {error}; use --quantum-device default.qubit, "
-            f"and please report it"
-        ) from None
-    except Exception as error:  # somebody's circuit, for example with a wire that the device does not have
-        raise InputError(
-            f"the circuit {circuit_name(circuit)} on {n_qubits} qubits failed: {describe(error)}; "
-            f"correct it, or report this if --quantum-device default.qubit runs it"
-        ) from error
+        why = f"compiled, it {error} (please report this)"
+    except Exception as error:  # default.qubit has just run it
+        why = f"it cannot be compiled: {describe(error)} (please report this)"
+    by = f" by {diff_method}" if diff_method else ""
+    distributed.say(f"{circuit_name(circuit)}: {why}; it runs on default.qubit{by}, about {SLOWER} times slower")
+    return by_name()
+
+
+def _compiled(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> CompiledCircuit:
+    """`circuit` compiled, after it agreed with default.qubit: in float32, as it will run, and in float64."""
+    compiled, learns = CompiledCircuit(circuit, n_qubits, weight_shape), weight_shape is not None
+    compare_with_pennylane(compiled, circuit, n_qubits, gradients=learns)
+    tolerance = 1e-4 if compiled.rounded else 1e-9
+    compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, tolerance, gradients=learns)
     return compiled
 
 
