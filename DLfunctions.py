@@ -36,6 +36,8 @@ from qcifar.files import read_checkpoint, write_checkpoint, write_csv
 from qcifar.streams import seed_torch
 
 SIGN = {"f1": 1, "top1": 1, "loss": -1}  # whether more is better
+# A closed terminal sends SIGHUP, Slurm SIGUSR1 (--signal); Windows has neither.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 5.0  # of the bar: each refresh waits for the device
 
 
@@ -77,7 +79,7 @@ def train_model(
 
     Raises:
         InputError: the checkpoint is damaged or of another run; the loss is not finite.
-        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        Interrupted: a signal of `STOPPING` arrived; the state is saved.
     """
     begin_epoch = on_epoch_start or (lambda epoch: None)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
@@ -316,7 +318,7 @@ def restore(stateful, saved, path):
 
 
 class Stop:
-    """Remembers SIGINT or SIGTERM until the step is done."""
+    """Remembers a signal of `STOPPING` until the step is done."""
 
     signum: int | None = None
 
@@ -332,7 +334,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals():
-    """Yield a `Stop` that SIGINT and SIGTERM set; a second one interrupts at once, unsaved."""
+    """Yield a `Stop` that SIGINT, SIGTERM, SIGHUP and SIGUSR1 set; a second one interrupts at once, unsaved."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python delivers signals to the main thread only
@@ -343,7 +345,7 @@ def stop_on_signals():
             raise KeyboardInterrupt
         stop.signum = signum
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in STOPPING}
     try:
         yield stop
     finally:

@@ -9,6 +9,9 @@ last.pt, best.pt, log.txt). Interrupted, the same command goes on where it stopp
 experiments are this script plus a quantum part: `diff` them.
 """
 
+import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
+
+# isort: split
 from torch import nn
 
 from DLfunctions import evaluate, train_model

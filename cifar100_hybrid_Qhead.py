@@ -10,6 +10,9 @@ learns. Alpha is on the screen, in metrics.csv and in result.json. Writes
 runs/cifar100_hybrid_qhead/seed<SEED>/ with the same files as the baseline.
 """
 
+import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
+
+# isort: split
 import functools
 import math
 

@@ -11,6 +11,9 @@ runs/cifar100_quantum_channels/descriptors/, and laid back over the image as cha
 Writes runs/cifar100_quantum_channels/seed<SEED>/ with the same files as the baseline.
 """
 
+import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
+
+# isort: split
 import functools
 from pathlib import Path
 

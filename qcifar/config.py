@@ -12,8 +12,8 @@ import argparse
 import ast
 import difflib
 import hashlib
-import io
 import math
+import os
 import re
 import tokenize
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from qcifar.errors import InputError
 
+LARGEST = 10**9  # of any whole number: beyond it, nothing here could run
 LONGEST_VARIANT = 200  # characters; file systems allow 255 bytes for a name
 
 
@@ -39,14 +40,15 @@ def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def whole(low: int, high: float = math.inf) -> Rule:
-    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-    return Rule(int, lambda v: _is_int(v) and low <= v <= high, f"a whole number {span}")
+def whole(low: int, high: int | None = None) -> Rule:
+    span = f"of at least {low}" if high is None else f"from {low} to {high}"
+    highest = LARGEST if high is None else high
+    return Rule(int, lambda v: _is_int(v) and low <= v <= highest, f"a whole number {span}")
 
 
 def real(low: float, high: float = math.inf, *, open_low=False, open_high=False) -> Rule:
     def accepts(v):
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v):
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) < math.inf:
             return False
         return (v > low if open_low else v >= low) and (v < high if open_high else v <= high)
 
@@ -122,20 +124,31 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _constants_of(source: str) -> dict[str, str]:
-    """Names of the top-level uppercase assignments of a script, in order, with their line's comment."""
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
+def _constants_of(script: Path) -> dict[str, str]:
+    """Names of the uppercase assignments of a script outside its functions, in order, with their line's comment."""
+    try:
+        with script.open("rb") as file:  # in the encoding that the file names, as Python reads it
+            tokens = list(tokenize.tokenize(file.readline))
+        tree = ast.parse(script.read_bytes())
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{script.name} cannot be read as Python ({error}); save it as UTF-8") from None
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            if name.isupper():
-                found[name] = comments.get(node.end_lineno, "")
+    for node in _outside_functions(tree):
+        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
+            for name in ast.walk(target) if isinstance(target, ast.AST) else ():
+                if isinstance(name, ast.Name) and name.id.isupper() and isinstance(name.ctx, ast.Store):
+                    found[name.id] = comments.get(node.end_lineno, "")
     return found
+
+
+def _outside_functions(node: ast.AST):
+    """Assignments of a module, also those inside an `if` or a `try`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            yield child
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.expr):
+            yield from _outside_functions(child)
 
 
 def flag(name: str) -> str:
@@ -147,6 +160,15 @@ def check(name: str, value, rule: Rule) -> None:
     """Raise `InputError` unless `value` is one that the constant `name` may have."""
     if not rule.accepts(value):
         raise InputError(f"{name} ({flag(name)}): expected {rule.expected}, got {value!r}")
+
+
+def _as_plain(value):
+    """Python's own type for what people write as well: a path, a number of NumPy's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return value
 
 
 def _reader(name: str, rule: Rule):
@@ -176,7 +198,7 @@ def settings_from_constants(
         InputError: an unknown flag, a wrong type, a value that its rule does not accept.
     """
     script = Path(module_globals["__file__"])
-    constants, rules = _constants_of(script.read_text(encoding="utf-8")), RULES | (own_rules or {})
+    constants, rules = _constants_of(script), RULES | (own_rules or {})
     parser = _Parser(
         prog=script.name,
         description=module_globals["__doc__"],
@@ -186,8 +208,14 @@ def settings_from_constants(
     parser.rules = rules
     for name, comment in constants.items():
         if name not in rules:
-            raise InputError(f"{script.name}: the constant {name} has no rule; give it one in own_rules")
-        default = module_globals[name]
+            near = difflib.get_close_matches(name, rules.keys() - constants.keys(), n=1)
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else "give it one in own_rules, or a name in lower case if it is not a setting"
+            )
+            raise InputError(f"{script.name}: the constant {name} has no rule; {hint}")
+        default = _as_plain(module_globals[name])
         check(name, default, rules[name])
         kind = (
             {"action": argparse.BooleanOptionalAction}

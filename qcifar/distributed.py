@@ -33,8 +33,21 @@ def rank() -> int:
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether torchrun started several processes.
+
+    Raises:
+        InputError: WORLD_SIZE is in the environment, but not with what torchrun sets beside it.
+    """
+    if os.environ.get("WORLD_SIZE", "").strip() in ("", "1"):
+        return False
+    needed = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")
+    wrong = [name for name in needed if not os.environ.get(name, "").strip().isdigit()]
+    if wrong or not os.environ.get("MASTER_ADDR"):
+        found = ", ".join(f"{name}={os.environ.get(name, '')!r}" for name in (*needed, "MASTER_ADDR"))
+        raise InputError(
+            f"the environment is not one that torchrun makes ({found}); `unset WORLD_SIZE` runs one process"
+        )
+    return True
 
 
 def local_rank() -> int:

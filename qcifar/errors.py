@@ -4,8 +4,6 @@ import os
 import re
 import sys
 
-import torch.distributed as dist
-
 
 class InputError(Exception):
     """Bad input: a constant, a file, a circuit. The message is one line: what, expected, got, what to do."""
@@ -27,20 +25,33 @@ def describe(error: BaseException) -> str:
 
 def run_script(main) -> None:
     """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
-    status = _status_of(main)
-    if dist.is_initialized():  # what is left of the others' connections may abort or hang an orderly exit
+    for stream in (sys.stdout, sys.stderr):  # a terminal that takes ASCII only, and a folder with an umlaut
+        stream.reconfigure(errors="backslashreplace")
+    status = status_of(main)
+    if _several_connected():  # what is left of the others' connections may abort or hang an orderly exit
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
-def _status_of(main) -> int:
+def _several_connected() -> bool:
+    """Whether this process is connected to others of torchrun's; torch is not loaded to find out."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def status_of(main) -> int:
+    """Call `main()`, say in one line what went wrong, and return the exit status."""
     try:
         main()
     except InputError as error:
         _say("error: " + " ".join(str(error).split()))
         return 2
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        _say("what reads the output has ended; the same command continues the run")
+        return 1
     except OSError as error:  # a path without permission, a disk that went away; it names the path
         _say(f"error: {error}; check the path and its permissions")
         return 2
@@ -51,7 +62,7 @@ def _status_of(main) -> int:
         _say("interrupted outside training; the same command starts or continues the run")
         return 130
     except RuntimeError as error:  # gloo and NCCL have no exception of their own
-        if not (dist.is_initialized() and any(name in str(error) for name in ("gloo", "NCCL", "TCPStore"))):
+        if not (_several_connected() and any(name in str(error) for name in ("gloo", "NCCL", "TCPStore"))):
             raise
         _say("another process of this job ended; its message says why")
         return 3
@@ -60,5 +71,5 @@ def _status_of(main) -> int:
 
 def _say(text: str) -> None:
     """Print `text` on stderr, and which of torchrun's processes says it where there are several."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
     print((f"[rank {os.environ.get('RANK', '?')}] " if several else "") + text, file=sys.stderr)

@@ -102,6 +102,8 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
             content = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except Exception as error:  # zipfile, zlib, ValueError, OSError: all mean the same here
         raise InputError(f"{path} is damaged ({error}); delete it and run again") from None
     missing = [key for key in keys if key not in content]
@@ -128,6 +130,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except InputError:
         raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
