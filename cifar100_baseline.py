@@ -5,7 +5,7 @@
     python cifar100_baseline.py --dataset synthetic --weights none --img-size 32 --epochs 3 --run-dir runs/demo
 
 Writes runs/cifar100_baseline_det/seed<SEED>/ (config.json, metrics.csv, result.json, predictions.npz,
-last.pt, best.pt, log.txt). Interrupted, the same command goes on where it stopped. The other two
+last.pt, best.pt, log.txt). If it is interrupted, the same command continues it. The other two
 experiments are this script plus a quantum part: `diff` them.
 """
 

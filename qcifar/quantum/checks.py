@@ -121,8 +121,8 @@ def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...]
     for parts in (alone, halves):
         if not torch.allclose(together[: len(parts)], parts, atol=1e-5, equal_nan=True):
             raise InputError(
-                f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}, "
-                f"and must not average or compare over B"
+                f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}; "
+                f"do not average or compare over B"
             )
 
 
@@ -182,14 +182,15 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: 
         raise InputError(
             f"the circuit {name}: expected values from -1 to 1, as of Pauli words, got {values.abs().max().item():.3g}"
         )
-    gradients: list[torch.Tensor | None] = [None, None]
+    learns = {"angles": probe} | ({"weights": layer.weights} if layer.weights.requires_grad else {})
+    gradients: list[torch.Tensor | None] = [None] * len(learns)
     if values.requires_grad:
         try:
             ramp = torch.linspace(0.5, 1.5, n_qubits, device=device)
-            gradients = torch.autograd.grad((values * ramp).sum(), (probe, layer.weights), allow_unused=True)
+            gradients = torch.autograd.grad((values * ramp).sum(), list(learns.values()), allow_unused=True)
         except Exception as error:
             raise InputError(f"the circuit {name} has no gradient: {describe(error)}") from error
-    for what, gradient in zip(("angles", "weights"), gradients, strict=True):
+    for what, gradient in zip(learns, gradients, strict=True):
         if gradient is None or not gradient.any():
             note(f"warning: the circuit {name} does not learn: its values do not change with its {what}")
         elif not bool(gradient.isfinite().all()):

@@ -102,6 +102,7 @@ def make_runner(
     except Exception as error:  # default.qubit has just run it
         why = f"it cannot be compiled: {describe(error)} (please report this)"
     by = f" by {diff_method}" if diff_method else ""
+    why = " ".join(why.split())
     distributed.say(f"{circuit_name(circuit)}: {why}; it runs on default.qubit{by}, about {SLOWER} times slower")
     return by_name()
 
