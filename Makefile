@@ -1,12 +1,15 @@
-# make demo    the three scripts on the synthetic set, small, then the table (under 5 minutes on 2 cores)
-# make test    the tests
-# Both create .venv on first use, with uv where there is one, else with pip.
+# make demo       the three scripts on the synthetic set, small, then the table (under 5 minutes on 2 cores)
+# make test       style, then the quick tests: every module, every script, every bad input (under 3 minutes)
+# make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
+# make test-all   both, each test once (under 12 minutes)
+# Each creates .venv on first use, with uv where there is one, else with pip.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
-.PHONY: demo test lint requirements clean
+.PHONY: demo test test-slow test-all lint requirements clean
+.NOTPARALLEL:  # two runs of the tests at once would delete each other's folders
 
 demo: .venv/installed
 	@echo "SYNTHETIC DATA: 3,200 made-up training images, 4 epochs; the numbers say nothing about CIFAR-100"
@@ -16,7 +19,12 @@ demo: .venv/installed
 	$(PY) compare_runs.py --run-dir runs/demo
 
 test: .venv/installed lint
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not slow"
+
+test-slow: .venv/installed
+	$(PY) -m pytest -m slow
+
+test-all: test test-slow
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -1,6 +1,6 @@
-"""Fixtures: the real data where it stands, small image batches, and deterministic torch."""
+"""Fixtures: the real data where it stands, small image batches, deterministic torch, and one run of each script."""
 
-from pathlib import Path
+import os
 
 import pytest
 import torch
@@ -8,13 +8,19 @@ import torch
 from qcifar.data.cifar import load_dataset
 from qcifar.device import set_up_torch
 from qcifar.streams import stream
+from tests.helpers import ROOT
+from tests.helpers.data import make_synthetic_once
 
-DATA_DIR = Path(__file__).resolve().parents[1] / "data"
+DATA_DIR = ROOT / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def deterministic_torch():
     set_up_torch("cpu", "fp32")
+    make_synthetic_once()
+    if "OMP_NUM_THREADS" not in os.environ:  # small tensors: threads that wait for each other cost more than they save
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +43,12 @@ def images(synthetic) -> torch.Tensor:
     flat = torch.zeros(12, 3, 32, 32, dtype=torch.uint8) + 20 * torch.arange(12, dtype=torch.uint8).view(-1, 1, 1, 1)
     flat[6:, :, 16:] += 3
     return torch.cat([synthetic.test_images[:64], noise, flat])
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory):
+    """An undisturbed run of each script, in one run folder as a user has them: name -> (result, folder)."""
+    from tests.helpers.scripts import SCRIPTS, run  # PennyLane takes seconds to import, and most tests do without
+
+    folder = tmp_path_factory.mktemp("calm")
+    return {name: run(name, folder) for name in SCRIPTS}

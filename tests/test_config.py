@@ -1,25 +1,20 @@
-"""Constants and flags: the contract of names and defaults, what is refused, and that importing does nothing."""
+"""Constants and flags: the contract of names and defaults, and what is refused."""
 
 import argparse
-import importlib
 import inspect
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-import cifar100_baseline
-import cifar100_hybrid_Qhead
-import cifar100_quantum_channels
 from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
+from tests.helpers.scripts import SCRIPTS
 
-ROOT = Path(__file__).resolve().parents[1]
-BASELINE, CHANNELS, HEAD = SCRIPTS = cifar100_baseline, cifar100_quantum_channels, cifar100_hybrid_Qhead
+MODULES = [module for module, _ in SCRIPTS.values()]
+BASELINE, CHANNELS, HEAD = MODULES
+
 
 # Names and defaults that users and other tools rely on, in the order in which they stand in the scripts.
 COMMON = {
@@ -60,7 +55,7 @@ def flag_of(name):
     return "--" + name.lower().replace("_", "-")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", MODULES)
 def test_constants_and_defaults_of_the_contract_in_its_order(script):
     assert list(constant_lines(script)) == list(EXPECTED[script])  # each has a comment
     settings = vars(parse(script))
@@ -243,7 +238,10 @@ def script_with(tmp_path, text):
         ('RESUME = "yes"', "RESUME (--resume): expected True or False, got 'yes'"),
         ("RESUME = 1", "RESUME (--resume): expected True or False, got 1"),
         ("RUN_DIR = None", "RUN_DIR (--run-dir): expected a folder, got None"),
+        ("EPOCHS = 10**10", "EPOCHS (--epochs): expected a whole number of at least 1, got 10000000000"),
         ("DEPTH = 3", "edited.py: the constant DEPTH has no rule; give it one in own_rules"),
+        ("EPOCH = 3", "edited.py: the constant EPOCH has no rule; did you mean EPOCHS?"),
+        ("if True:\n    DEPTH = 3", "edited.py: the constant DEPTH has no rule"),
     ],
 )
 def test_a_bad_constant_is_refused_even_where_a_flag_would_mend_it(tmp_path, line, expected):
@@ -260,6 +258,27 @@ def test_an_edited_constant_counts_and_a_flag_counts_more(tmp_path):
     assert vars(settings_from_constants(content, [])) == {"epochs": 3, "max_lr": 1}
     assert vars(settings_from_constants(content, ["--epochs", "4"])) == {"epochs": 4, "max_lr": 1}
     assert content == before
+
+
+def test_constants_as_people_write_them(tmp_path):
+    text = (
+        "import numpy\nfrom pathlib import Path\nEPOCHS, SEED = numpy.int64(3), 7\n"
+        "RUN_DIR: Path = Path('runs') / 'mine'\n"
+        "try:\n    MAX_LR = numpy.float32(0.5)\nfinally:\n    BATCH_SIZE = 8\nBATCH_SIZE *= 2"
+    )
+    settings = vars(settings_from_constants(script_with(tmp_path, text), []))
+    assert settings == {"epochs": 3, "seed": 7, "run_dir": "runs/mine", "max_lr": 0.5, "batch_size": 16}
+    assert [type(value) for value in settings.values()] == [int, int, str, float, int]
+
+
+def test_a_script_in_another_encoding_is_read_as_python_reads_it(tmp_path):
+    content = script_with(tmp_path, "EPOCHS = 3")
+    latin = '# coding: latin-1\n"""Müller."""\nEPOCHS = 3  # für alle\n'.encode("latin-1")
+    (tmp_path / "edited.py").write_bytes(latin)
+    assert settings_from_constants(content, []).epochs == 3
+    (tmp_path / "edited.py").write_bytes(latin.split(b"\n", 1)[1])
+    with pytest.raises(InputError, match=r"edited\.py cannot be read as Python .*; save it as UTF-8"):
+        settings_from_constants(content, [])
 
 
 def test_a_variant_names_what_is_not_standard_by_flag_or_by_editing(tmp_path):
@@ -286,46 +305,10 @@ def test_help_shows_docstring_flags_comments_and_defaults(tmp_path, capsys):
     assert "--resume, --no-resume go on (default True)" in shown
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", MODULES)
 def test_help_of_the_scripts(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["--help"])
     shown = "".join(capsys.readouterr().out.split())  # argparse breaks lines also behind hyphens
     for name, (_, comment) in constant_lines(script).items():
         assert flag_of(name) in shown and "".join(comment.split()) in shown
-
-
-PROGRAM = """
-import importlib, random, sys
-import numpy, torch
-import pennylane  # which imports jax where that is installed, and jax draws
-state = lambda: (torch.get_rng_state().tolist(), repr(numpy.random.get_state()), random.getstate())
-before = state()
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-    assert state() == before, name
-assert not torch.are_deterministic_algorithms_enabled()
-"""
-
-
-def files_of(folder):
-    """Code and what lies beside it, without the folders that tools and other tests write."""
-    others = {".git", ".venv", ".pytest_cache", ".ruff_cache", "__pycache__", "runs", "data", "tests"}
-    top = {path for path in folder.iterdir() if path.name not in others}
-    return top | {path for path in (folder / "qcifar").rglob("*") if "__pycache__" not in path.parts}
-
-
-def test_importing_creates_no_file_and_draws_no_number(tmp_path):
-    modules = ["DLfunctions", "compare_runs", *(script.__name__ for script in SCRIPTS)]
-    files = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "qcifar").rglob("[a-z]*.py"))]
-    modules += [".".join(file.parts) for file in files]
-    assert len(files) >= 20
-    assert importlib.import_module(modules[1]).__file__ == str(ROOT / "compare_runs.py")
-    before, folders = files_of(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(tmp_path.iterdir()) == []  # neither in the working directory nor, here the same, in the home
-    assert files_of(ROOT) == before and [(ROOT / name).exists() for name in ("runs", "data")] == folders

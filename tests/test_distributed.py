@@ -17,27 +17,94 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import cifar100_baseline
 from cifar100_quantum_channels import make_circuits
 from DLfunctions import Progress, Stop, evaluate, train_one_epoch
 from qcifar import distributed
-from qcifar.config import settings_from_constants
 from qcifar.data.augment import Augmentation
 from qcifar.data.cifar import load_dataset
 from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.device import set_up_torch
 from qcifar.errors import InputError
-from qcifar.experiment import recipe
 from qcifar.files import read_checkpoint
 from qcifar.quantum.descriptors import input_angles, run_circuit
 from qcifar.quantum.runner import make_runner
 from qcifar.streams import stream
+from tests.helpers import ROOT
 from tests.helpers.networks import network
-from tests.helpers.processes import run_processes, run_script
-from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, prepare, stored
+from tests.helpers.processes import run_processes, run_script, torchrun_variables
+from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+
+
+def test_alone_a_process_is_the_first_and_everything_is_its_own():
+    x, net = torch.arange(6.0).view(3, 2), small_net()
+    assert (distributed.rank(), distributed.world_size(), distributed.my_slice(12)) == (0, 1, slice(0, 12))
+    assert (
+        distributed.from_first("a") == "a" and distributed.each("a") == ["a"] and distributed.largest(3, -1) == [3, -1]
+    )
+    assert distributed.sum_of(x) is x and distributed.one_each(torch.tensor(5)).tolist() == [5]
+    rows = [(slice(0, 1), x[:1]), (slice(1, 3), x[1:])]
+    assert torch.equal(distributed.gather_rows(rows, 3, CPU), x)
+    assert distributed.replicate(net) is net and distributed.synchronise_batchnorm(net, CPU) is net
+    assert type(net[1]) is nn.BatchNorm2d
+    with distributed.first_alone(), distributed.without_exchange(net):
+        distributed.share_buffers(net)
+
+
+def test_what_the_first_process_refuses_is_refused_and_an_accident_is_not_hidden():
+    def refuse():
+        raise InputError("no such file")
+
+    def fail():
+        raise ZeroDivisionError
+
+    done = []
+    distributed.on_first(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(InputError, match="no such file"):
+        distributed.on_first(refuse)
+    with pytest.raises(ZeroDivisionError):
+        distributed.on_first(fail)
+
+
+def test_others_that_cannot_be_reached_are_named(monkeypatch):
+    def refuse(backend):
+        raise RuntimeError("connect() timed out")
+
+    for name, value in torchrun_variables(0, 2).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    with pytest.raises(InputError, match=r"timed out"):
+        distributed.join(CPU)
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": ""}, {"WORLD_SIZE": "two"}, {"MASTER_ADDR": ""}])
+def test_an_environment_that_torchrun_did_not_make_is_refused(monkeypatch, wrong):
+    for name, value in (torchrun_variables(0, 2) | wrong).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"not one that torchrun makes .*`unset WORLD_SIZE` runs one process"):
+        distributed.started_by_torchrun()
+
+
+@pytest.mark.parametrize(("size", "several"), [(None, False), ("", False), ("1", False), ("2", True)])
+def test_several_processes_are_known_by_what_torchrun_sets(monkeypatch, size, several):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in (torchrun_variables(0, 2) if size == "2" else {}).items():
+        monkeypatch.setenv(name, value)
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    assert distributed.started_by_torchrun() == several
+
+
+def test_batch_norm_over_processes_is_torchs_where_there_is_one(images):
+    x = images[:8].double()
+    plain, ours = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
+    ours.__class__ = distributed.SyncBatchNorm
+    expected, found = plain(x), ours(x)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-10, atol=1e-10)
+    assert torch.equal(ours.eval()(x), ours(x)) and ours.num_batches_tracked == 1
 
 
 def loaders():
@@ -90,6 +157,7 @@ def member(folder):
     assert distributed.each(f"rank {rank}") == [f"rank {k}" for k in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_together_do_what_one_does(count, tmp_path):
     assert run_processes(1, member, tmp_path) == [0]
@@ -135,6 +203,7 @@ def images_and_weights():
     return (torch.from_numpy(rng.normal(2, 3, size=(8, 5, 4, 4))) for _ in range(2))
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path):
     assert run_processes(2, synchronised, tmp_path) == [0, 0]
     norm = batch_norm()
@@ -164,6 +233,7 @@ def change(folder):
     return torch.cat([(after[key] - before[key]).flatten().double() for key in names])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
     """What training changed differs by less than 2 %; on other images it would be by more than half.
@@ -190,64 +260,6 @@ def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
     assert len(descriptors[0]) == (6 if name == "channels" else 0)
 
 
-def test_accumulation_adds_up_to_the_same_gradient(tmp_path):
-    """Four micro-batches of a network without batch norm statistics: the step of the whole batch."""
-    seen, losses, recipes = [], [], []
-    for accumulate in (1, 4):
-        it = prepare("baseline", tmp_path, "--train-limit", "16", "--accumulate", str(accumulate))
-        it.model.eval()
-        it.model.train = lambda mode=True: None
-        optimizer = SimpleNamespace(
-            param_groups=it.optimizer.param_groups, zero_grad=it.optimizer.zero_grad,
-            step=lambda it=it: seen.append([parameter.grad.clone() for parameter in it.model.parameters()]),
-        )  # fmt: skip
-        now = Progress()
-        train_one_epoch(
-            it.model, it.train_loader, it.criterion, optimizer, SimpleNamespace(step=lambda: None), now, title="",
-            autocast=it.autocast, accumulate=accumulate, stop=Stop(), save=None, save_every=math.inf,
-        )  # fmt: skip
-        losses.append(now.loss_sum.item() / 16)
-        recipes.append(it.run.config["recipe"])
-    for a, b in zip(*seen, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert recipes[0] != recipes[1]
-
-
-def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"BATCH_SIZE \(--batch-size\): 16 images .* expected a multiple of 3"):
-        cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "3"))
-    with pytest.raises(InputError, match="at least 32"):
-        cifar100_baseline.main(flags("baseline", tmp_path, "--accumulate", "16"))
-
-
-def baseline_settings(*more):
-    return settings_from_constants(vars(cifar100_baseline), list(more))
-
-
-def test_cuda_graphs_where_nothing_could_be_replayed_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"CUDA_GRAPHS .* got COMPILE False, 1 process\(es\) on cpu, ACCUMULATE 1"):
-        cifar100_baseline.main(flags("baseline", tmp_path, "--cuda-graphs"))
-    possible = ["--compile", "--cuda-graphs"]
-    recipe.refuse_graphs(baseline_settings(*possible), torch.device("cuda"))
-    with pytest.raises(InputError, match="ACCUMULATE 2"):
-        recipe.refuse_graphs(baseline_settings(*possible, "--accumulate", "2"), torch.device("cuda"))
-
-
-@pytest.mark.parametrize("more, mode", [([], None), (["--cuda-graphs"], "reduce-overhead")])
-def test_compile_is_told_what_the_constants_say(more, mode, monkeypatch):
-    told = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: told.append(options))
-    recipe.place(torch.nn.Linear(2, 2), torch.device("cpu"), baseline_settings("--compile", *more))
-    assert told == [{"dynamic": False, "mode": mode}]
-
-
-def test_one_gpu_for_all_processes_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="DEVICE cuda:0: all processes of torchrun would share it"):
-        set_up_torch("cuda:0", "auto")
-
-
 def accumulated(folder):
     """Gradients of one step in three micro-batches, with an exchange at the last one only."""
     set_up_torch("cpu", "fp32")
@@ -267,6 +279,7 @@ def accumulated(folder):
     torch.save(seen, folder / f"{distributed.rank()}.pt")
 
 
+@pytest.mark.slow
 def test_accumulation_on_two_processes_gives_the_gradient_of_the_whole_batch(tmp_path):
     assert run_processes(1, accumulated, tmp_path) == [0]
     alone = torch.load(tmp_path / "0.pt")
@@ -279,6 +292,7 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds torchrun's processes in /proc")
 def test_torchrun_a_dead_rank_ends_the_job_and_the_next_one_goes_on(tmp_path):
     more = ["--checkpoint-minutes", "0", "--epochs", "3"]
@@ -301,7 +315,7 @@ def test_torchrun_a_dead_rank_ends_the_job_and_the_next_one_goes_on(tmp_path):
     assert job.returncode != 0 and "SIGKILL" in said
     again = start("killed")
     said, _ = again.communicate(timeout=120)
-    assert again.returncode == 0 and "going on from epoch" in said and "Traceback" not in said
+    assert again.returncode == 0 and "continuing from epoch" in said and "Traceback" not in said
     argv = flags("baseline", tmp_path / "calm", *more)
     assert run_processes(2, run_script, "cifar100_baseline", argv) == [0, 0]
     assert_same(*(stored(tmp_path / name / "cifar100_baseline_det" / "seed42") for name in ("calm", "killed")))

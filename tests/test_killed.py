@@ -6,6 +6,8 @@ from qcifar.streams import stream
 from tests.helpers.processes import run_processes, run_script
 from tests.helpers.scripts import SCRIPTS, assert_same, flags, folder_of, stored
 
+pytestmark = pytest.mark.slow  # all of them: minutes
+
 SMALL = ["--epochs", "3", "--batch-size", "8", "--train-limit", "32", "--eval-limit", "16"]  # 4 steps an epoch
 EVERY_STEP = ["--checkpoint-minutes", "0"]
 

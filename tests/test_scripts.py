@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,32 +16,43 @@ import torchvision
 import cifar100_quantum_channels
 import DLfunctions
 from qcifar.errors import InputError
-from qcifar.experiment import folder as run_folder
-from qcifar.experiment import identity
-from qcifar.experiment.recipe import load_parts
 from qcifar.files import write_checkpoint
+from tests.helpers import ROOT, slow
+from tests.helpers.data import cut_in_half
 from tests.helpers.scripts import (
-    ROOT,
+    ONE_EPOCH,
     SCRIPTS,
     Killed,
     as_baseline,
     assert_same,
-    flags,
+    command,
     folder_of,
     prepare,
     run,
-    settings,
     stored,
-)  # fmt: skip
-
-WARM = {"baseline": [], "channels": [], "head": ["--epochs-warmup", "0"]}  # one epoch, with the branch on
+)
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory):
-    """An undisturbed run of each script, in one run folder as a user has them."""
-    folder = tmp_path_factory.mktemp("calm")
-    return {name: run(name, folder) for name in SCRIPTS}
+def again(tmp_path_factory):
+    """The same commands once more, elsewhere: name -> (folder, what `evaluate` was called for)."""
+    runs = {}
+    for name, (module, _) in SCRIPTS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            calls = []
+            for where in (DLfunctions, module):
+                patch.setattr(where, "evaluate", _counting(calls))
+            _, folder = run(name, tmp_path_factory.mktemp("again"))
+        runs[name] = folder, calls
+    return runs
+
+
+def _counting(calls, original=DLfunctions.evaluate):
+    def evaluate(model, loader, criterion, autocast, name="test", stop=None):
+        calls.append(name)
+        return original(model, loader, criterion, autocast, name, stop)
+
+    return evaluate
 
 
 def test_invariant_1_same_images_order_and_augmentation(tmp_path):
@@ -58,7 +68,7 @@ def test_invariant_1_same_images_order_and_augmentation(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(streams["baseline"], streams[name], strict=True))
 
 
-@pytest.mark.parametrize("more", [(), ("--stem", "cifar"), ("--model-name", "mobilenet_v3_small")])
+@pytest.mark.parametrize("more", [(), ("--model-name", "mobilenet_v3_small"), slow(("--stem", "cifar"))])
 def test_invariant_2_same_initial_backbone_and_classifier(more, tmp_path):
     states = {name: prepare(name, tmp_path, *more).model.state_dict() for name in SCRIPTS}
     base, channels = states["baseline"], states["channels"]
@@ -98,37 +108,34 @@ def test_invariant_3_five_channels_give_the_baselines_logits_at_step_0(stem, tmp
     assert torch.equal(base.model(x3), five.model(x5))
 
 
-def test_invariant_4_one_recipe_and_one_look_at_the_test_set(monkeypatch, tmp_path, calm):
+def test_invariant_4_one_recipe_and_one_look_at_the_test_set(tmp_path, calm, again):
     recipes = {}
-    for name, (module, _) in SCRIPTS.items():
+    for name in SCRIPTS:
         it = prepare(name, tmp_path)
         group = {k: v for k, v in it.optimizer.param_groups[0].items() if k != "params"}
         recipes[name] = repr(it.criterion), group, it.scheduler.state_dict()
         assert sum(p.numel() for p in it.optimizer.param_groups[0]["params"]) == calm[name][0]["params_total"]
-        calls = []
-        for where in (DLfunctions, module):
-            monkeypatch.setattr(where, "evaluate", _counting(calls))
-        module.main(flags(name, tmp_path / "counted"))
-        monkeypatch.undo()
-        assert [n.removeprefix("SYNTHETIC DATA  ") for n in calls] == ["validation", "validation", "test"]
+        calls = [call.removeprefix("SYNTHETIC DATA  ") for call in again[name][1]]
+        assert calls == ["validation", "validation", "test"]
     assert recipes["baseline"] == recipes["channels"] == recipes["head"]
 
 
-def _counting(calls, original=DLfunctions.evaluate):
-    def evaluate(model, loader, criterion, autocast, name="test", stop=None):
-        calls.append(name)
-        return original(model, loader, criterion, autocast, name, stop)
-
-    return evaluate
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_invariant_5_the_same_command_twice(name, calm, tmp_path):
-    _, folder = run(name, tmp_path)
-    assert_same(stored(calm[name][1]), stored(folder))
+def test_invariant_5_the_same_command_twice(name, calm, again):
+    assert_same(stored(calm[name][1]), stored(again[name][0]))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.slow
+def test_invariant_5_the_same_command_twice_on_two_threads(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert_same(*(stored(run("head", tmp_path / place)[1]) for place in "ab"))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["head", slow("baseline"), slow("channels")])
 def test_invariant_5_killed_and_started_again(name, calm, tmp_path, monkeypatch):
     """Killed inside both epochs, at the phase change and before the test, one after the other."""
     for saves in (2, 1, 2, 2):
@@ -148,11 +155,7 @@ def test_invariant_5_killed_and_started_again(name, calm, tmp_path, monkeypatch)
     assert_same(stored(calm[name][1]), stored(folder))
 
 
-def command(name, run_dir, *more):
-    script = ROOT / SCRIPTS[name][0].__file__
-    return [sys.executable, str(script), *flags(name, run_dir, *more)]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_real_process_killed_by_a_signal_goes_on(signum, calm, tmp_path):
     threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # reductions split as in `calm`
@@ -166,9 +169,9 @@ def test_a_real_process_killed_by_a_signal_goes_on(signum, calm, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signal.SIGTERM), errors
     if signum == signal.SIGTERM:
-        assert "stopped by SIGTERM; saved" in errors and "Traceback" not in errors
+        assert "stopped by SIGTERM; the run is saved" in errors and "Traceback" not in errors
     _, folder = run("head", tmp_path)
-    assert "going on from epoch" in (folder / "log.txt").read_text()
+    assert "continuing from epoch" in (folder / "log.txt").read_text()
     assert_same(stored(calm["head"][1]), stored(folder))
 
 
@@ -216,90 +219,32 @@ def test_a_finished_run_says_so_and_other_constants_are_refused(calm, capsys):
     assert (folder / "last.pt").stat().st_mtime_ns == before
 
 
-def test_another_gpu_model_is_another_run_and_a_cpu_has_none(calm, tmp_path, monkeypatch):
-    assert "gpu" not in json.loads((calm["baseline"][1] / "config.json").read_text())["identity"]
-    cfg = settings("baseline", tmp_path)
-    parts = load_parts(cfg, torch.device("cpu"))
-
-    def begin(model, more=None):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: model)
-        monkeypatch.setattr(identity.distributed, "each", lambda name: [name, *(more or [name])])
-        opened = run_folder.open_run(cfg, "cifar100_baseline_det", {}, torch.device("cuda"), "bf16", parts)
-        opened.begin()
-        return opened
-
-    first = begin("NVIDIA A100")
-    write_checkpoint(first.last_path, {})
-    assert begin("NVIDIA A100").identity == first.identity and first.identity["gpu"] == "NVIDIA A100"
-    with pytest.raises(InputError, match="gpu NVIDIA A100 -> NVIDIA H100; use another --run-dir"):
-        begin("NVIDIA H100")
-    with pytest.raises(InputError, match="gpu NVIDIA A100 -> NVIDIA A100, NVIDIA H100"):
-        begin("NVIDIA A100", ["NVIDIA A100", "NVIDIA H100"])
-
-
 def test_no_resume_starts_over(tmp_path):
     run("baseline", tmp_path, "--epochs", "1")
     result, folder = run("baseline", tmp_path, "--no-resume", "--select-by", "loss")
     assert result["epochs"] == 2 and len((folder / "metrics.csv").read_text().splitlines()) == 3
 
 
-def test_a_pretrained_network_with_another_stem_says_so_in_the_log(tmp_path):
+@pytest.mark.parametrize("name", ["channels", slow("baseline"), slow("head")])
+def test_a_pretrained_network_with_another_stem_says_so_in_the_log(name, tmp_path):
     weights = tmp_path / "weights.pt"
     torch.save(torchvision.models.resnet18(num_classes=100).state_dict(), weights)
-    for name in SCRIPTS:
-        _, folder = run(name, tmp_path, "--epochs", "1", "--weights", str(weights), "--stem", "cifar", *WARM[name])
-        assert "STEM cifar: the 3 x 3 first convolution starts at random" in (folder / "log.txt").read_text()
+    more = [*ONE_EPOCH[name], "--train-limit", "16", "--eval-limit", "8"]  # a step takes ten times as long
+    _, folder = run(name, tmp_path, *more, "--weights", str(weights), "--stem", "cifar")
+    assert "STEM cifar: the 3 x 3 first convolution starts at random" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
     "network",
-    ["resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn", "mobilenet_v3_small", "efficientnet_b0",
-     "convnext_tiny", "regnet_y_400mf"],
+    ["mobilenet_v3_small", *map(slow, ("resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn",
+                                       "efficientnet_b0", "convnext_tiny", "regnet_y_400mf"))],
 )  # fmt: skip
 def test_other_networks_train(name, network, tmp_path):
-    more = ["--model-name", network, "--epochs", "1", "--train-limit", "32", *WARM[name]]
+    more = ["--model-name", network, "--train-limit", "32", *ONE_EPOCH[name]]
     result, folder = run(name, tmp_path, *more)
     assert result["model_name"] == network and math.isfinite(result["test_loss"])
     assert (folder / "best.pt").exists()
-
-
-@pytest.mark.parametrize(
-    "more", [("--schedule", "per_phase"), ("--epochs-warmup", "0"), ("--n-qubits", "3", "--n-layers", "1")]
-)
-def test_variants_of_the_head(more, calm, tmp_path):
-    result, folder = run("head", tmp_path, *more)
-    rates = [row["lr"] for row in stored(folder)[2]]
-    assert (rates[0] < 1e-6) == ("per_phase" in more)  # the first cycle has ended
-    assert result["params_quantum"] == (9 if "--n-qubits" in more else 24)
-    assert result["variant"] == folder.parent.name and (folder / "result.json").exists()
-    same_recipe = result["recipe"] == calm["baseline"][0]["recipe"] == calm["head"][0]["recipe"]
-    assert same_recipe == ("per_phase" not in more)  # phase B has an optimizer and a cycle of its own
-
-
-def test_head_on_pennylane_learns_what_the_compiled_one_does(tmp_path):
-    """At a small rate: at the default one Adam makes rounding grow."""
-    more = "--epochs 1 --epochs-warmup 0 --max-lr 1e-5 --alpha-start 0.5 --n-qubits 3".split()
-    fast, pennylane = (run("head", tmp_path / d, *more, "--quantum-device", d) for d in ("fast", "default.qubit"))
-    scores = [key for key in fast[0] if key.startswith(("val_", "test_")) or key == "alpha"]
-    assert [result["quantum_device"] for result, _ in (fast, pennylane)] == ["fast", "default.qubit"]
-    one, other = ({key: result[key] for key in scores} for result, _ in (fast, pennylane))
-    assert one == pytest.approx(other, abs=3e-5)  # a gradient of the wrong sign: 1e-4 in the loss
-    (_, _, rows, logits, _), (_, _, expected_rows, expected, _) = (stored(folder) for _, folder in (fast, pennylane))
-    assert rows[0]["train_loss"] == pytest.approx(expected_rows[0]["train_loss"], abs=3e-5)
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-4)  # likewise: 2e-3
-
-
-def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
-    published = "--circuits published --no-align-maps --map-scaling minmax --extra-channel-init mean".split()
-    run("channels", tmp_path, *published)
-    files = sorted((tmp_path / "cifar100_quantum_channels" / "descriptors").iterdir())
-    assert [f.name.rsplit("_", 1)[0] for f in files] == [
-        "test_q_edge", "test_q_tex", "train_q_edge", "train_q_tex", "val_q_edge", "val_q_tex",
-    ]  # fmt: skip
-    monkeypatch.setattr("qcifar.quantum.descriptors.run_circuit", None)  # a second seed reads the caches
-    result = cifar100_quantum_channels.main(flags("channels", tmp_path, *published, "--seed", "7"))
-    assert result["seed"] == 7
 
 
 def test_memory_that_is_full_in_the_test_is_one_line_also_in_the_log(calm, tmp_path, monkeypatch):
@@ -313,11 +258,7 @@ def test_memory_that_is_full_in_the_test_is_one_line_also_in_the_log(calm, tmp_p
     with pytest.raises(InputError, match="2.00 GiB; --accumulate 2"):
         run("baseline", tmp_path)
     *_, before, last = (folder / "log.txt").read_text().splitlines()
-    assert before.endswith("all 2 epochs are trained; going on with the best of them") and "--accumulate" in last
-
-
-def corrupt(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert before.endswith("all 2 epochs are trained; continuing with the best of them") and "--accumulate" in last
 
 
 def test_bad_files_are_refused_by_name_and_nothing_is_lost(calm, tmp_path):
@@ -326,11 +267,11 @@ def test_bad_files_are_refused_by_name_and_nothing_is_lost(calm, tmp_path):
     (folder / "result.json").unlink()
     cache = next((folder.parent / "descriptors").glob("val_q_tex_*"))
     whole = cache.read_bytes()
-    corrupt(cache)
+    cut_in_half(cache)
     with pytest.raises(InputError, match=cache.name):
         run("channels", tmp_path)
     cache.write_bytes(whole)
-    corrupt(folder / "last.pt")
+    cut_in_half(folder / "last.pt")
     with pytest.raises(InputError, match=r"last\.pt is damaged"):
         run("channels", tmp_path)
     split = tmp_path / "cifar100_baseline_det" / "split_idx_cifar100.npz"
@@ -364,16 +305,19 @@ def test_bad_input_is_one_line_and_a_nonzero_exit(tmp_path):
     done = subprocess.run(command("baseline", tmp_path, "--epocs", "3"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: unknown flag --epocs; did you mean --epochs?\n"
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_made_is_one_line_and_a_nonzero_exit(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     done = subprocess.run(command("baseline", blocked), capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(blocked) in done.stderr
 
 
-def test_real_data(real_data, tmp_path):
-    data = ["--dataset", "cifar100", "--data-dir", str(ROOT / "data")]
-    for name in SCRIPTS:
-        result, folder = run(name, tmp_path, *data)
-        assert result["dataset"] == "cifar100" and "SYNTHETIC" not in (folder / "log.txt").read_text()
-        config = json.loads((folder / "config.json").read_text())
-        assert config["identity"]["dataset_fingerprint"] == real_data.fingerprint
+@pytest.mark.parametrize("name", ["channels", slow("baseline"), slow("head")])
+def test_real_data(name, real_data, tmp_path):
+    result, folder = run(name, tmp_path, "--dataset", "cifar100", "--data-dir", str(ROOT / "data"))
+    assert result["dataset"] == "cifar100" and "SYNTHETIC" not in (folder / "log.txt").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["identity"]["dataset_fingerprint"] == real_data.fingerprint

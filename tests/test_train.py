@@ -5,6 +5,7 @@ import csv
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,25 +18,15 @@ from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
 from qcifar.data.augment import Augmentation
 from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.errors import InputError, Interrupted
-from qcifar.experiment.folder import Run
 from qcifar.experiment.recipe import make_optimizer, make_schedule
 from qcifar.files import read_checkpoint, write_checkpoint
 from qcifar.quantum.descriptors import QuantumMaps
 from qcifar.quantum.layer import QuantumLayer
 from qcifar.streams import torch_stream
-from tests.helpers.scripts import Killed
+from tests.helpers.runs import tiny_run
+from tests.helpers.scripts import TIMED, Killed, prepare
 
 EPOCHS = 3
-
-
-def tiny_run(folder, **identity):
-    identity = {"DATASET": "synthetic", "IMG_SIZE": 16, "precision": "fp32"} | identity
-    images = {"train": 40, "val": 30, "test": 0}
-    return Run(
-        folder,
-        {"experiment": "tiny", "variant": "", "identity": identity, "images": images, "device": "CPU"},
-        resume=True,
-    )
 
 
 def tiny_model():
@@ -65,10 +56,9 @@ def train(loaders, run, model=None, select_by="f1", max_lr=0.05, **arguments):
 
 def outcome(run, model, history):
     """Everything that has to come back to the bit; seconds do not."""
-    timed = {"seconds", "images_per_second"}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     last = read_checkpoint(run.last_path)
-    return weights, last["model"], [{k: v for k, v in row.items() if k not in timed} for row in history]
+    return weights, last["model"], [{k: v for k, v in row.items() if k not in TIMED} for row in history]
 
 
 def assert_same(a, b):
@@ -104,7 +94,7 @@ def test_killed_after_any_checkpoint_and_restarted_is_bit_identical(loaders, tmp
     assert_same(expected, outcome(disturbed, *train(loaders, disturbed)))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", DLfunctions.STOPPING)
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, signum, where):
     calm = tiny_run(tmp_path / "calm")
@@ -124,7 +114,7 @@ def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, 
         train(loaders, run, checkpoint_minutes=60)
     monkeypatch.undo()
     assert signal.getsignal(signum) is not None
-    assert run.log_path.read_text().splitlines()[-1].startswith(f"stopped by {signum.name}; saved")
+    assert run.log_path.read_text().splitlines()[-1].startswith(f"stopped by {signum.name}; the run is saved")
     stopped_at = read_checkpoint(run.last_path)["progress"]
     assert (stopped_at["epoch"], stopped_at["step"]) == ((0, 3) if where == "training" else (1, len(loaders[0])))
     assert_same(expected, outcome(run, *train(loaders, run)))
@@ -185,6 +175,30 @@ def test_a_step_waits_for_nothing(loaders):
         )  # fmt: skip
     assert len(loader) == 10 and list(reads.places.values()) == [1], reads.places
     assert "in refuse_divergence" in next(iter(reads.places))
+
+
+def test_accumulation_adds_up_to_the_same_gradient(tmp_path):
+    """Four micro-batches of a network without batch norm statistics: the step of the whole batch."""
+    seen, losses, recipes = [], [], []
+    for accumulate in (1, 4):
+        it = prepare("baseline", tmp_path, "--train-limit", "16", "--accumulate", str(accumulate))
+        it.model.eval()
+        it.model.train = lambda mode=True: None
+        optimizer = SimpleNamespace(
+            param_groups=it.optimizer.param_groups, zero_grad=it.optimizer.zero_grad,
+            step=lambda it=it: seen.append([parameter.grad.clone() for parameter in it.model.parameters()]),
+        )  # fmt: skip
+        now = Progress()
+        train_one_epoch(
+            it.model, it.train_loader, it.criterion, optimizer, SimpleNamespace(step=lambda: None), now, title="",
+            autocast=it.autocast, accumulate=accumulate, stop=Stop(), save=None, save_every=math.inf,
+        )  # fmt: skip
+        losses.append(now.loss_sum.item() / 16)
+        recipes.append(it.run.config["recipe"])
+    for a, b in zip(*seen, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert recipes[0] != recipes[1]
 
 
 def test_evaluate_scores_against_numpy(loaders):
@@ -269,7 +283,7 @@ def test_a_trained_run_says_so_and_its_best_epoch_is_checked(loaders, tmp_path):
     expected = outcome(run, *train(loaders, run))
     assert_same(expected, outcome(run, *train(loaders, run)))
     assert (
-        run.log_path.read_text().splitlines()[-1].endswith("all 3 epochs are trained; going on with the best of them")
+        run.log_path.read_text().splitlines()[-1].endswith("all 3 epochs are trained; continuing with the best of them")
     )
     best = read_checkpoint(run.best_path)
     other = (best["epoch"] + 1) % EPOCHS
@@ -295,7 +309,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
     with pytest.raises(InputError, match=r"last\.pt is damaged"):
         train(loaders, run)
     run.last_path.write_bytes(run.best_path.read_bytes())
-    with pytest.raises(InputError, match="no place to go on from"):
+    with pytest.raises(InputError, match="does not say where training stopped"):
         train(loaders, run)
     write_checkpoint(run.last_path, {"model": {}})
     with pytest.raises(InputError, match="not a checkpoint of this test bench"):

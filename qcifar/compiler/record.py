@@ -71,8 +71,7 @@ def _traced(function, probes) -> tuple[dict, torch.fx.GraphModule, list[torch.Te
         return parameters
 
     more = (torch.cat((probes[0], probes[0][:2])), *probes[1:])
-    # functionalize: what fills a tensor in place becomes arithmetic
-    graphs = [make_fx(torch.func.functionalize(angles_of))(*arguments) for arguments in (more, probes)]
+    graphs = [_without_filling(make_fx(angles_of)(*arguments), arguments) for arguments in (more, probes)]
     graph = follow_batch(graphs[1], graphs[0], len(probes[0]), len(more[0]))
     _make_differentiable(graph)
     return found, graph, _take_captured(graph)
@@ -86,6 +85,17 @@ class _GradientsStopped(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         self.found = self.found or not torch.is_grad_enabled()
         return func(*args, **(kwargs or {}))
+
+
+def _without_filling(graph: torch.fx.GraphModule, arguments) -> torch.fx.GraphModule:
+    """The same graph with arithmetic instead of tensors that are filled in place.
+
+    The graph is traced again, not the function: what PennyLane hands to NumPy must be memory that is there.
+    """
+    calls = graph.graph.nodes
+    if not any(node.op == "call_function" and str(node.target).split(".")[1].endswith("_") for node in calls):
+        return graph
+    return make_fx(torch.func.functionalize(graph))(*arguments)
 
 
 def _make_differentiable(graph: torch.fx.GraphModule) -> None:

@@ -1,7 +1,7 @@
-"""Initial weights of the backbone: seeds, state dicts from files and from torchvision; heads, stems, wider inputs."""
+"""Initial weights of the backbone: seeds, state dicts from files and from torchvision; heads, stems."""
 
 import copy
-import os
+import functools
 import re
 from urllib.error import URLError
 
@@ -12,11 +12,12 @@ from torchvision.models import get_model, get_model_weights
 from cifar100_quantum_channels import widen_first_conv
 from qcifar.errors import InputError
 from qcifar.experiment.models import count_parameters, first_conv, split_head
-from tests.helpers.networks import network
+from tests.helpers import slow
+from tests.helpers.data import Bomb, cut_in_half
+from tests.helpers.networks import NAME, SEED, assert_equal_states, network
 
-NAME, SEED = "resnet18", 7
 
-
+@functools.lru_cache(maxsize=2)
 def torchvision_state(name=NAME, classes=1000, seed=1):
     """State dict of a torchvision network that is nobody's initial state here."""
     with torch.random.fork_rng():
@@ -30,11 +31,6 @@ def torchvision_state(name=NAME, classes=1000, seed=1):
 def saved(content, path):
     torch.save(content, path)
     return str(path)
-
-
-def assert_equal_states(got, expected, but=()):
-    assert set(got) == set(expected)
-    assert [key for key in expected if key not in but and not torch.equal(got[key], expected[key])] == []
 
 
 def backbone(state):
@@ -108,19 +104,9 @@ def test_file_from_before_num_batches_tracked(tmp_path):
     assert all(got[key] == 0 for key in counters)
 
 
-class Code:
-    """Unpickling it makes the folder `path`."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def truncated(path):
+def cut(path):
     saved(torchvision_state(), path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    cut_in_half(path)
 
 
 def lacking(key):
@@ -129,7 +115,7 @@ def lacking(key):
 
 BAD_FILES = {
     "not there": (lambda path: None, "no such file"),
-    "truncated": (truncated, "damaged"),
+    "truncated": (cut, "damaged"),
     "empty": (lambda path: path.write_bytes(b""), "damaged"),
     "text": (lambda path: path.write_text("weights\n"), "damaged"),
     "a folder": (lambda path: path.mkdir(), ""),
@@ -147,7 +133,7 @@ BAD_FILES = {
     "a tensor": (lambda path: saved(torch.zeros(2), path), "expected a state dict"),
     "a whole checkpoint": (lambda path: saved({"model": torchvision_state()}, path), "expected a state dict"),
     "nothing": (lambda path: saved({}, path), "missing"),
-    "code": (lambda path: saved({"fc.weight": Code(path.with_name("made"))}, path), ""),
+    "code": (lambda path: saved({"fc.weight": Bomb(path.with_name("made"))}, path), ""),
 }
 
 
@@ -202,56 +188,16 @@ def test_failed_download_says_how_to_go_on(download, error):
         network(NAME, "imagenet", SEED)
 
 
-def wide_and_plain(init):
-    """The network with five input channels and the one it was made of."""
-    wide, plain = (network(NAME, "none", SEED) for _ in range(2))
-    widen_first_conv(wide, 2, init)
-    return wide, plain
-
-
-@pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("training", [True, False])
-def test_extra_channels_at_zero_leave_the_logits_as_they_are(size, training):
-    wide, plain = (model.train(training) for model in wide_and_plain("zero"))
-    rng = torch.Generator().manual_seed(size)
-    x = torch.randn(8, 3, size, size, generator=rng)
-    extra = 100 * torch.randn(8, 2, size, size, generator=rng)
-    logits = wide(torch.cat([x, extra], dim=1))
-    assert torch.equal(logits, plain(x))
-    torch.nn.functional.cross_entropy(logits, torch.arange(8)).backward()
-    gradient = wide.conv1.weight.grad[:, 3:].abs().amax((0, 2, 3))
-    assert gradient.shape == (2,) and (gradient > 0).all()  # they start at zero and do not stay there
-
-
-@pytest.mark.parametrize("init", ["zero", "mean"])
-@pytest.mark.parametrize("extra", [1, 2])
-def test_expansion_changes_nothing_but_conv1(init, extra):
-    plain, wide = network(NAME, "none", SEED), network(NAME, "none", SEED)
-    before = torch.get_rng_state()
-    widen_first_conv(wide, extra, init)
-    assert torch.equal(torch.get_rng_state(), before)
-    state, old = wide.state_dict(), plain.state_dict()
-    assert_equal_states(state, old, but=("conv1.weight",))
-    weight, rgb = state["conv1.weight"], old["conv1.weight"]
-    assert weight.shape == (64, 3 + extra, 7, 7) and torch.equal(weight[:, :3], rgb)
-    expected = rgb.mean(dim=1) if init == "mean" else torch.zeros(64, 7, 7)
-    for k in range(3, 3 + extra):
-        torch.testing.assert_close(weight[:, k], expected, rtol=0, atol=1e-8)
-    for setting in ("stride", "padding", "dilation", "groups", "bias"):
-        assert getattr(wide.conv1, setting) == getattr(plain.conv1, setting)
-    assert wide.conv1.weight.requires_grad
-    assert count_parameters(wide) - count_parameters(plain) == extra * 64 * 49
-
-
 # One of each family that torchvision has, with the widths of its first convolution and of its features.
 FAMILIES = {
     "resnet18": (64, 512), "resnext50_32x4d": (64, 2048), "wide_resnet50_2": (64, 2048), "densenet121": (64, 1024),
     "vgg11": (64, 4096), "mobilenet_v2": (32, 1280), "mobilenet_v3_small": (16, 1024), "efficientnet_b0": (32, 1280),
     "convnext_tiny": (96, 768), "regnet_y_400mf": (32, 440), "shufflenet_v2_x0_5": (24, 1024), "mnasnet0_5": (16, 1280),
 }  # fmt: skip
+QUICK = {"resnet18", "densenet121", "mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5"}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in FAMILIES])
 def test_any_network_gives_its_head_and_its_first_convolution(name):
     """Split and put together again it is the same network, and so it is with channels that count nothing."""
     width, features = FAMILIES[name]
@@ -300,16 +246,12 @@ def test_cifar_stem_on_pretrained_weights_is_random_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("name", "more", "expected"),
     [
-        (
-            "resnet43",
-            {},
-            "expected one of torchvision's .*got 'resnet43'; did you mean resnet34",
-        ),
+        ("resnet43", {}, "expected one of torchvision's .*got 'resnet43'; did you mean resnet34"),
         ("fcn_resnet50", {}, "got 'fcn_resnet50'"),  # segmentation
         ("squeezenet1_1", {}, "squeezenet1_1 has no last linear layer"),
         ("googlenet", {"img_size": 96}, "expected logits in training, got GoogLeNetOutputs"),
         ("vit_b_16", {}, "vit_b_16 cannot take images of IMG_SIZE 32 pixels .*Expected 224 but got 32"),
-        ("vgg11", {"img_size": 16}, "vgg11 cannot take images of IMG_SIZE 16 pixels"),
+        slow("vgg11", {"img_size": 16}, "vgg11 cannot take images of IMG_SIZE 16 pixels"),
         ("vgg11", {"stem": "cifar"}, "STEM .*got MODEL_NAME vgg11; use --stem imagenet"),
     ],
 )

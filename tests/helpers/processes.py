@@ -1,6 +1,6 @@
 """The scripts in processes of their own, alone or several together, with SIGKILL at a chosen moment.
 
-Processes are forked from one that has imported torch and PennyLane already, so that each takes a
+Processes are forked from one that has imported torch and PennyLane already (`preload.py`), so that each takes a
 second or two and a run can be killed many times in one test.
 """
 
@@ -13,15 +13,14 @@ import socket
 import stat
 import sys
 import threading
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
 
 
 @functools.cache
 def _context():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers.processes", "tests.helpers.scripts"])
+    context.set_forkserver_preload(["tests.helpers.processes", "tests.helpers.preload"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)
     context.Process(target=print).start()  # starts the server, which reads PYTHONPATH
@@ -55,9 +54,14 @@ def run_processes(count: int, function, *args, limit: float = 120) -> list[int]:
     return [process.exitcode for process in processes]
 
 
+def torchrun_variables(rank: int, count: int, port: int = 29500) -> dict[str, str]:
+    """What torchrun puts into the environment of each of its processes on one machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
 def _member(rank, count, port, function, args):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= torchrun_variables(rank, count, port)
     import torch
 
     torch.set_num_threads(1)

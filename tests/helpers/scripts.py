@@ -1,6 +1,7 @@
 """The scripts as a user runs them, small: their flags, their folders, and what has to come back to the bit."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import cifar100_hybrid_Qhead
 import cifar100_quantum_channels
 from qcifar.config import settings_from_constants, variant_of
 from qcifar.files import read_checkpoint
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
     "baseline": (cifar100_baseline, "cifar100_baseline_det"),
     "channels": (cifar100_quantum_channels, "cifar100_quantum_channels"),
@@ -23,6 +24,9 @@ SMALL = (
     "--train-limit 48 --eval-limit 40 --device cpu"
 ).split()
 HEAD = ["--epochs-warmup", "1"]
+ONE_EPOCH = {  # with the branch on
+    name: ["--epochs", "1", *(["--epochs-warmup", "0"] if name == "head" else [])] for name in SCRIPTS
+}
 TIMED = {"seconds", "images_per_second"}
 MEASURED = {"images_per_second", "train_seconds", "peak_host_mb"}
 
@@ -54,6 +58,11 @@ def prepare(name, run_dir, *more):
 def run(name, run_dir, *more):
     """Run a script in this process; returns its result and its folder."""
     return SCRIPTS[name][0].main(flags(name, run_dir, *more)), folder_of(name, run_dir, *more)
+
+
+def command(name, run_dir, *more):
+    """What a user types."""
+    return [sys.executable, str(ROOT / SCRIPTS[name][0].__file__), *flags(name, run_dir, *more)]
 
 
 def stored(folder):

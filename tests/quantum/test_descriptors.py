@@ -20,6 +20,7 @@ from qcifar.data.augment import (
     interpolation_matrix,
 )
 from qcifar.errors import InputError
+from qcifar.quantum import descriptors
 from qcifar.quantum.descriptors import (
     QuantumMaps,
     cached_descriptors,
@@ -30,6 +31,7 @@ from qcifar.quantum.descriptors import (
 )
 from qcifar.quantum.runner import make_qnode, make_runner
 from qcifar.streams import stream
+from tests.helpers import slow
 
 GRIDS = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2), 5: (1, 5), 6: (2, 3), 7: (1, 7), 8: (2, 4), 9: (3, 3),
          10: (2, 5), 11: (1, 11), 12: (3, 4)}  # fmt: skip
@@ -99,7 +101,7 @@ def test_fewer_pixels_than_cells_are_refused(images):
 
 @pytest.mark.parametrize(("device", "tolerance"), [("fast", 1e-5), ("default.qubit", 1e-10)])  # fast: float32
 @pytest.mark.parametrize("pair", ["default", "published"])
-@pytest.mark.parametrize(("n_qubits", "depth", "n_images"), [(4, 1, 20), (4, 2, 20), (12, 1, 40)])
+@pytest.mark.parametrize(("n_qubits", "depth", "n_images"), [(4, 1, 20), (4, 2, 20), slow(12, 1, 40)])
 def test_run_circuit_equals_pennylane_image_by_image(images, pair, n_qubits, depth, n_images, device, tolerance):
     angles = input_angles(images[40 : 40 + n_images], n_qubits, 28)
     some = [0, 15, 16, 31, 39] if n_images > 20 else list(range(20))  # 12 qubits are run in pieces
@@ -107,6 +109,15 @@ def test_run_circuit_equals_pennylane_image_by_image(images, pair, n_qubits, dep
         values = run_circuit(qnode_of(circuit, n_qubits, device), angles, "test")
         assert values.dtype == torch.float64 and values.shape == angles.shape
         torch.testing.assert_close(values[some], by_pennylane(circuit, angles[some]), rtol=0, atol=tolerance)
+
+
+def test_pieces_of_any_size_give_the_same(images, monkeypatch):
+    circuit, angles = make_circuits("default", 4, 1)[1], input_angles(images[:23], 4, 28)
+    whole = run_circuit(make_qnode(circuit, "default.qubit", 4), angles, "test")
+    for size in (1, 5, 23):
+        monkeypatch.setattr(descriptors, "AMPLITUDES_PER_CHUNK", size << 4)
+        pieces = run_circuit(make_qnode(circuit, "default.qubit", 4), angles, "test")
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
 def raising_circuit(angles):

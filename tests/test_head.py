@@ -1,0 +1,183 @@
+"""The hybrid head: its circuit, its phases, and the branch beside the classifier."""
+
+import math
+import pickle
+
+import numpy as np
+import pennylane as qml
+import pytest
+import torch
+from torch import nn
+
+from cifar100_hybrid_Qhead import HybridNet, head_circuit, make_circuit
+from qcifar.quantum.checks import circuit_fingerprint
+from qcifar.quantum.layer import QuantumLayer, circuit_name
+from qcifar.quantum.runner import make_qnode
+from qcifar.streams import torch_stream
+from tests.helpers import slow
+from tests.helpers.circuits import (
+    HOW,
+    execute,
+    head_layer,
+    random_head,
+    tape_of,
+    torch_layer,
+    values_and_gradients,
+)
+from tests.helpers.networks import network
+from tests.helpers.scripts import run, stored
+
+PICTURES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+def test_last_omega_of_the_head_has_no_gradient():
+    inputs, weights = random_head(4)
+    layer = QuantumLayer(make_qnode(make_circuit(4, 2)[0], "default.qubit", 4, "backprop"), weights.double())
+    (layer(inputs) * torch.tensor([1.0, -0.7, 0.4, 1.3])).sum().backward()
+    gradient = layer.weights.grad.abs()  # (layers, qubits, phi theta omega)
+    assert gradient[-1, :, 2].max() < 1e-6
+    assert gradient[-1, :, :2].min() > 1e-4 and gradient[0].min() > 1e-4
+
+
+def products_of_one_cos_sin(angles):
+    """(B, n) -> (B, 3^n): for each qubit 1, cos or sin of its angle, multiplied over the qubits."""
+    features = torch.ones(len(angles), 1, dtype=angles.dtype)
+    for angle in angles.unbind(1):
+        each = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], dim=1)
+        features = (features[:, :, None] * each[:, None]).flatten(1)
+    return features
+
+
+@pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 2), (4, 2), (4, 5)])
+def test_the_heads_circuit_is_a_linear_map_of_fixed_features(n_qubits, n_layers):
+    """A classical layer on these 3^n features can do everything that it can."""
+    weights = random_head(n_qubits, n_layers)[1].double()
+    angles = torch.randn(400, n_qubits, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    features = products_of_one_cos_sin(angles)
+    assert features.shape[1] == 3**n_qubits
+
+    def error_on_others(circuit):
+        """Largest error on the second half of the images of the linear map that is fitted on the first."""
+        values = execute(tape_of(circuit, angles, weights), n_qubits)
+        fitted = torch.linalg.lstsq(features[:200], values[:200]).solution
+        return (features[200:] @ fitted - values[200:]).abs().max()
+
+    def encoded_twice(angles, weights):
+        qml.AngleEmbedding(angles, wires=range(n_qubits), rotation="Y")
+        qml.AngleEmbedding(angles, wires=range(n_qubits))
+        return head_circuit(angles, weights, n_qubits)
+
+    assert error_on_others(make_circuit(n_qubits, n_layers)[0]) < 1e-12
+    assert error_on_others(encoded_twice) > 1e-2  # else this would show nothing
+
+
+@pytest.mark.parametrize("how", [*HOW, ("lightning.qubit", "adjoint")])
+def test_head_can_be_pickled(how):
+    inputs, weights = random_head(3)
+    model = HybridNet(network("resnet18", seed=5), head_layer(3, weights, *how), 3, "tanh").eval()
+    model.start_epoch(0, epochs_warmup=0, alpha_start=0.3)
+    again = pickle.loads(pickle.dumps(model))
+    assert circuit_name(again.circuit.runner) == circuit_name(model.circuit.runner) == "head_circuit"
+    assert torch.equal(again(PICTURES), model(PICTURES))
+    pairs = zip(values_and_gradients(again.circuit, inputs), values_and_gradients(model.circuit, inputs), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 1), (4, 2), (6, 3)])
+def test_fingerprint_of_the_head_is_that_of_its_gates(n_qubits, n_layers):
+    def written_otherwise(inputs, weights):
+        qml.AngleEmbedding(inputs, wires=range(n_qubits))
+        qml.StronglyEntanglingLayers(weights, wires=range(n_qubits))
+        return [qml.expval(qml.PauliZ(i)) for i in range(n_qubits)]
+
+    circuit, shape = make_circuit(n_qubits, n_layers)
+    shapes = (2, n_qubits), shape
+    assert shape == (n_layers, n_qubits, 3)
+    assert circuit_fingerprint(circuit, *shapes) == circuit_fingerprint(written_otherwise, *shapes)
+
+
+def hybrid(angle_scaling="tanh"):
+    """resnet18 with four qubits, and a list that receives the angles of every call of the circuit."""
+    resnet, calls = network("resnet18", seed=5), []
+    with torch_stream(5, "branch"):
+        model = HybridNet(resnet, head_layer(4, random_head(4)[1]), 4, angle_scaling)
+    model.circuit.register_forward_hook(lambda _, inputs, output: calls.append(inputs[0]))
+    return model, calls
+
+
+def branch(model):
+    return [model.alpha_raw, model.circuit.weights, *model.pre_q.parameters(), *model.post_q.parameters()]
+
+
+def test_branch_off_is_the_plain_network_to_the_bit():
+    (model, calls), plain = hybrid(), network("resnet18", seed=5)
+    model.start_epoch(0, epochs_warmup=1, alpha_start=0.1)
+    logits, expected = model(PICTURES), plain(PICTURES)
+    assert torch.equal(logits, expected) and calls == []
+    logits.square().sum().backward()
+    expected.square().sum().backward()
+    assert torch.equal(model.backbone.conv1.weight.grad, plain.conv1.weight.grad)
+    assert torch.equal(model.classifier.weight.grad, plain.fc.weight.grad)
+    assert all(parameter.grad is None for parameter in branch(model))
+    model.start_epoch(1, epochs_warmup=1, alpha_start=0.1)
+    assert not torch.equal(model(PICTURES), expected) and len(calls) == 1
+
+
+def test_start_epoch_freezes_and_opens_the_branch():
+    model, _ = hybrid()
+    for epoch in (0, 1):
+        model.start_epoch(epoch, epochs_warmup=2, alpha_start=0.3)
+        assert model.alpha.item() < 1e-8 and not any(p.requires_grad for p in branch(model))
+        assert model.classifier.weight.requires_grad and model.backbone.conv1.weight.requires_grad
+    model.start_epoch(2, epochs_warmup=2, alpha_start=0.3)
+    assert model.alpha.item() == pytest.approx(0.3, abs=1e-6) and all(p.requires_grad for p in branch(model))
+    model.alpha_raw.data.fill_(1.0)  # as if learned
+    model.start_epoch(3, epochs_warmup=2, alpha_start=0.3)
+    assert model.alpha_raw.item() == 1.0 and all(p.requires_grad for p in branch(model))
+    without_warmup, _ = hybrid()
+    without_warmup.start_epoch(0, epochs_warmup=0, alpha_start=0.5)
+    assert without_warmup.alpha.item() == 0.5 and without_warmup.alpha_raw.requires_grad
+
+
+@pytest.mark.parametrize("angle_scaling", ["tanh", "none"])
+def test_branch_on_adds_alpha_times_the_circuit(angle_scaling):
+    model, calls = hybrid(angle_scaling)
+    model.eval().pre_q.weight.data.mul_(20)  # beyond pi where nothing bounds the angles
+    model.start_epoch(1, epochs_warmup=1, alpha_start=0.3)
+    logits, feats = model(PICTURES), model.backbone(PICTURES)
+    angles = feats @ model.pre_q.weight.T + model.pre_q.bias
+    angles = math.pi * torch.tanh(angles) if angle_scaling == "tanh" else angles
+    torch.testing.assert_close(calls[0], angles, rtol=0, atol=1e-4)
+    assert (calls[0].abs().max() <= math.pi + 1e-6) == (angle_scaling == "tanh")
+    values = torch_layer(4, model.circuit.weights.detach())(calls[0]).float()
+    expected = model.classifier(feats) + 0.3 * (values @ model.post_q.weight.T + model.post_q.bias)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in (*branch(model), *model.backbone.parameters()))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("--schedule", "per_phase"), slow(("--epochs-warmup", "0")), ("--n-qubits", "3", "--n-layers", "1")],
+)
+def test_variants_of_the_head(more, calm, tmp_path):
+    result, folder = run("head", tmp_path, *more)
+    rates = [row["lr"] for row in stored(folder)[2]]
+    assert (rates[0] < 1e-6) == ("per_phase" in more)  # the first cycle has ended
+    assert result["params_quantum"] == (9 if "--n-qubits" in more else 24)
+    assert result["variant"] == folder.parent.name and (folder / "result.json").exists()
+    same_recipe = result["recipe"] == calm["baseline"][0]["recipe"] == calm["head"][0]["recipe"]
+    assert same_recipe == ("per_phase" not in more)  # phase B has an optimizer and a cycle of its own
+
+
+def test_head_on_pennylane_learns_what_the_compiled_one_does(tmp_path):
+    """At a small rate: at the default one Adam makes rounding grow."""
+    more = "--epochs 1 --epochs-warmup 0 --max-lr 1e-5 --alpha-start 0.5 --n-qubits 3".split()
+    fast, pennylane = (run("head", tmp_path / d, *more, "--quantum-device", d) for d in ("fast", "default.qubit"))
+    scores = [key for key in fast[0] if key.startswith(("val_", "test_")) or key == "alpha"]
+    assert [result["quantum_device"] for result, _ in (fast, pennylane)] == ["fast", "default.qubit"]
+    one, other = ({key: result[key] for key in scores} for result, _ in (fast, pennylane))
+    assert one == pytest.approx(other, abs=3e-5)  # a gradient of the wrong sign: 1e-4 in the loss
+    (_, _, rows, logits, _), (_, _, expected_rows, expected, _) = (stored(folder) for _, folder in (fast, pennylane))
+    assert rows[0]["train_loss"] == pytest.approx(expected_rows[0]["train_loss"], abs=3e-5)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-4)  # likewise: 2e-3
