@@ -133,7 +133,7 @@ def resumed(run, stateful, loader, begin_epoch, epochs):
     """Where the checkpoint of `run` left off, with every state restored; the beginning where there is none."""
     if not from_first(run.last_path.exists()):
         return Progress()
-    saved = load_checkpoint(run.last_path, run.identity, loader.images.device)
+    saved = load_checkpoint(run.last_path, run, loader.images.device)
     if "progress" not in saved:
         raise InputError(f"{run.last_path} does not say where training stopped; delete it and run again")
     now = Progress(**saved["progress"])
@@ -283,12 +283,13 @@ def checkpoint(stateful, now, identity):
     return {"identity": identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
 
 
-def load_checkpoint(path, identity, device, remedy="delete it and run again"):
-    """Read a checkpoint of the run that `identity` describes. Raises `InputError` for any other."""
+def load_checkpoint(path, run, device, remedy="delete it and run again"):
+    """Read a checkpoint of `run`. Raises `InputError` for one of any other."""
     saved = read_checkpoint(path, device, remedy)
     if not isinstance(saved, dict) or not {"identity", "model"} <= saved.keys():
         raise InputError(f"{path} is not a checkpoint of this test bench; delete it and run again")
-    differing = [key for key in identity if saved["identity"].get(key) != identity[key]]
+    expected = {name: value for name, value in run.identity.items() if name not in run.forgiven}
+    differing = [name for name in expected if saved["identity"].get(name) != expected[name]]
     if differing:
         raise InputError(
             f"{path} is of another run: {', '.join(differing)} differ; delete it, or use another --run-dir"
@@ -299,7 +300,7 @@ def load_checkpoint(path, identity, device, remedy="delete it and run again"):
 def load_best(run, model, now, begin_epoch, device):
     """Give `model` the weights of the best epoch of `now.history`. Raises `InputError` where best.pt is of another."""
     remedy = "--no-resume starts over"
-    best = load_checkpoint(run.best_path, run.identity, device, remedy)
+    best = load_checkpoint(run.best_path, run, device, remedy)
     if best.get("epoch") != now.best_epoch:
         found = best["epoch"] + 1 if "epoch" in best else "none"
         raise InputError(f"{run.best_path}: expected the best epoch, {now.best_epoch + 1}, got epoch {found}; {remedy}")

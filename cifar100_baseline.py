@@ -30,6 +30,7 @@ PRECISION = "auto"  # auto, fp32, tf32 or bf16; auto is bf16 on a GPU that has i
 RUN_DIR = "./runs"  # where the run folders lie
 CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
 RESUME = True  # False deletes what the run folder holds and starts over
+ACCEPT_CODE = False  # True goes on with a run that other code began, and records that
 COMPILE = False  # torch.compile
 CUDA_GRAPHS = False  # with COMPILE on one GPU: replay the network's kernels as CUDA graphs
 # data
@@ -61,7 +62,7 @@ def prepare(cfg):
     """Everything that is trained and tested, as the constants say."""
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
-    run = open_run(cfg, "cifar100_baseline_det", own_rules, device, precision, parts)
+    run = open_run(__file__, cfg, "cifar100_baseline_det", own_rules, device, precision, parts)
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
     model = place(build_network(cfg, run.note), device, cfg)

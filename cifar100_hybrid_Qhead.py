@@ -40,6 +40,7 @@ PRECISION = "auto"  # auto, fp32, tf32 or bf16; auto is bf16 on a GPU that has i
 RUN_DIR = "./runs"  # where the run folders lie
 CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
 RESUME = True  # False deletes what the run folder holds and starts over
+ACCEPT_CODE = False  # True goes on with a run that other code began, and records that
 COMPILE = False  # torch.compile
 CUDA_GRAPHS = False  # with COMPILE on one GPU: replay the network's kernels as CUDA graphs
 # data
@@ -156,7 +157,7 @@ def prepare(cfg):
     parts = load_parts(cfg, device)
     circuit, weight_shape = make_circuit(cfg.n_qubits, cfg.n_layers)
     fingerprint = circuit_fingerprint(circuit, (2, cfg.n_qubits), weight_shape)
-    run = open_run(cfg, "cifar100_hybrid_qhead", own_rules, device, precision, parts, circuits=[fingerprint])
+    run = open_run(__file__, cfg, "cifar100_hybrid_qhead", own_rules, device, precision, parts, circuits=[fingerprint])
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
     net = build_network(cfg, run.note)

@@ -40,6 +40,7 @@ PRECISION = "auto"  # auto, fp32, tf32 or bf16; auto is bf16 on a GPU that has i
 RUN_DIR = "./runs"  # where the run folders lie
 CHECKPOINT_MINUTES = 5.0  # between checkpoints inside an epoch; 0 = after every step
 RESUME = True  # False deletes what the run folder holds and starts over
+ACCEPT_CODE = False  # True goes on with a run that other code began, and records that
 COMPILE = False  # torch.compile
 CUDA_GRAPHS = False  # with COMPILE on one GPU: replay the network's kernels as CUDA graphs
 # data
@@ -197,7 +198,9 @@ def prepare(cfg):
     parts = load_parts(cfg, device)
     circuits = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
     fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in circuits]
-    run = open_run(cfg, "cifar100_quantum_channels", own_rules, device, precision, parts, circuits=fingerprints)
+    run = open_run(
+        __file__, cfg, "cifar100_quantum_channels", own_rules, device, precision, parts, circuits=fingerprints
+    )
 
     qnodes = [make_runner(circuit, cfg.quantum_device, cfg.n_qubits) for circuit in circuits]
     maps = functools.partial(quantum_maps, cfg, parts, qnodes, fingerprints)

@@ -81,6 +81,7 @@ RULES: dict[str, Rule] = {
     "RUN_DIR": text("a folder"),
     "CHECKPOINT_MINUTES": real(0),
     "RESUME": SWITCH,
+    "ACCEPT_CODE": SWITCH,
     "COMPILE": SWITCH,
     "CUDA_GRAPHS": SWITCH,
     # data

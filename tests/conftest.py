@@ -9,7 +9,7 @@ from qcifar.data.cifar import load_dataset
 from qcifar.device import set_up_torch
 from qcifar.streams import stream
 from tests.helpers import ROOT
-from tests.helpers.data import make_synthetic_once
+from tests.helpers.data import flush_nothing, make_synthetic_once
 
 DATA_DIR = ROOT / "data"
 
@@ -18,6 +18,7 @@ DATA_DIR = ROOT / "data"
 def deterministic_torch():
     set_up_torch("cpu", "fp32")
     make_synthetic_once()
+    flush_nothing()
     if "OMP_NUM_THREADS" not in os.environ:  # small tensors: threads that wait for each other cost more than they save
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too

@@ -19,6 +19,7 @@ BASELINE, CHANNELS, HEAD = MODULES
 # Names and defaults that users and other tools rely on, in the order in which they stand in the scripts.
 COMMON = {
     "SEED": 42, "DEVICE": "auto", "PRECISION": "auto", "RUN_DIR": "./runs", "CHECKPOINT_MINUTES": 5, "RESUME": True,
+    "ACCEPT_CODE": False,
     "COMPILE": False, "CUDA_GRAPHS": False,
     "DATASET": "cifar100", "DATA_DIR": "./data", "SPLIT_SEED": 42, "VAL_FRACTION": 0.2, "IMG_SIZE": 224,
     "TRAIN_LIMIT": 0, "EVAL_LIMIT": 0,
@@ -212,7 +213,7 @@ def test_refused_at_once_with_constant_and_range(script, given, expected, monkey
 
 def test_every_range_has_a_row_above_or_only_asks_for_a_text():
     rows = {re.findall("[A-Z_]{4,}", expected)[0] for _, _, expected in REFUSED if " (--" in expected}
-    switches = {"RESUME", "COMPILE", "CUDA_GRAPHS", "SYNC_BATCHNORM", "ALIGN_MAPS"}
+    switches = {"RESUME", "ACCEPT_CODE", "COMPILE", "CUDA_GRAPHS", "SYNC_BATCHNORM", "ALIGN_MAPS"}
     rules = RULES.keys() | CHANNELS.own_rules.keys() | HEAD.own_rules.keys()
     assert rows | switches | {"DATA_DIR", "WEIGHTS", "QUANTUM_DEVICE"} == rules
 

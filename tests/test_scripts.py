@@ -189,7 +189,7 @@ def test_invariant_6_a_circuit_that_fails_stops_the_run(tmp_path, monkeypatch):
 def test_run_folder_contract(name, calm):
     result, folder = calm[name]
     expected = {
-        "config.json", "metrics.csv", "result.json", "predictions.npz", "last.pt", "best.pt", "log.txt",
+        "config.json", "metrics.csv", "result.json", "predictions.npz", "last.pt", "best.pt", "log.txt", ".lock",
     }  # fmt: skip
     assert {path.name for path in folder.iterdir()} == expected
     assert result == json.loads((folder / "result.json").read_text())

@@ -6,11 +6,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from qcifar import distributed
 from qcifar.config import Rule, as_constants, flag, variant_of
 from qcifar.errors import InputError, Interrupted, describe
-from qcifar.experiment.identity import PACKAGES, describe_device, git_commit, identity_of, own_entries, recipe_code
+from qcifar.experiment.code import own_code
+from qcifar.experiment.identity import (
+    CODE,
+    PACKAGES,
+    describe_device,
+    differences,
+    git_commit,
+    identity_of,
+    own_entries,
+    recipe_code,
+)
 from qcifar.files import make_folder, read_json, write_json
 
 
@@ -21,10 +32,13 @@ class Run:
         folder: where everything goes.
         config: content of config.json; its "identity" is what every file in the folder depends on.
         resume: False: `begin` deletes what an earlier run left.
+        accept_code: whether to go on with a run that other code began.
     """
 
-    def __init__(self, folder: Path, config: dict, resume: bool):
-        self.folder, self.config, self.resume = folder, config, resume
+    def __init__(self, folder: Path, config: dict, resume: bool, accept_code: bool = False):
+        self.folder, self.config, self.resume, self.accept_code = folder, config, resume, accept_code
+        self.forgiven = CODE if accept_code else ()  # entries of the identity in which a checkpoint may differ
+        self.lock = FileLock(folder / ".lock")
         self.experiment, self.variant, self.identity = config["experiment"], config["variant"], config["identity"]
         self.notes: list[str] = []  # what `begin` will log
         self.config_path, self.metrics_path = folder / "config.json", folder / "metrics.csv"
@@ -46,25 +60,34 @@ class Run:
             return
         if not self.last_path.exists() and not self.result_path.exists():
             return  # stopped before anything was trained
-        before = read_json(self.config_path).get("identity", {})
-        changed = [
-            f"{name} {before.get(name, 'absent')} -> {self.identity.get(name, 'absent')}"
-            for name in {**before, **self.identity}
-            if before.get(name, "absent") != self.identity.get(name, "absent")
-        ]
-        if changed:
+        before = read_json(self.config_path)
+        settings, files = differences(before.get("identity", {}), self.identity)
+        if settings:
             raise InputError(
-                f"{self.folder} holds a run with other settings: {', '.join(changed)}; use another {flag('RUN_DIR')} "
+                f"{self.folder} holds a run with other settings: {', '.join(settings)}; use another {flag('RUN_DIR')} "
                 f"or {flag('SEED')}, or --no-resume to delete it and start over"
             )
+        self.config["accepted_code"] = before.get("accepted_code", [])
+        if files and not self.accept_code:
+            raise InputError(
+                f"{self.folder} holds a run of other code: {', '.join(files)} changed; --no-resume deletes it and "
+                f"starts over, {flag('ACCEPT_CODE')} goes on with it and records that, or use another {flag('RUN_DIR')}"
+            )
+        if files:
+            self.config["accepted_code"] += [{name: before["identity"].get(name) for name in CODE}]
 
     def note(self, text: str) -> None:
         """Log `text` once the run begins: until then there is no log.txt."""
         self.notes.append(text)
 
     def begin(self) -> None:
-        """Make the folder and its config.json. Until then, nothing of the run is on disk."""
+        """Take the folder for this process and write config.json. Until then, nothing of the run is on disk.
+
+        Raises:
+            InputError: another process has the folder, or something else ran there since it was looked at.
+        """
         make_folder(self.folder)
+        distributed.on_first(self._take)
         paths = [
             self.result_path,
             self.last_path,
@@ -79,8 +102,7 @@ class Run:
         if distributed.rank() == 0:
             for leftover in self.folder.glob("*.partial"):  # of a process that was killed while writing
                 leftover.unlink(missing_ok=True)
-        if not distributed.from_first(self.last_path.exists()):
-            write_json(self.config_path, self.config)
+        write_json(self.config_path, self.config)
         images, how = self.config["images"], f"{self.config['device']}; {self.identity['precision']}"
         self.log(
             f"{self.folder}: {images['train']} training, {images['val']} validation and {images['test']} test images "
@@ -88,6 +110,34 @@ class Run:
         )
         for text in self.notes:
             self.log(text)
+
+    def _take(self) -> None:
+        try:
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"{self.folder} is in use by another process; wait for it to end, or use another {flag('RUN_DIR')} or "
+                f"{flag('SEED')}"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot lock {self.folder}: {error.strerror}") from None
+        try:
+            self._refuse_other_settings()  # as the folder is now
+        except InputError:
+            self.lock.release()
+            raise
+
+    def give_back(self) -> None:
+        """Let other processes have the folder; the end of the process does that, too."""
+        self.lock.release(force=True)
+
+    @contextlib.contextmanager
+    def _kept_until_an_error(self):
+        try:
+            yield
+        except BaseException:
+            self.give_back()
+            raise
 
     def log(self, text: str) -> None:
         """Print `text` above any bar and append it to log.txt, marked where the data is synthetic."""
@@ -111,7 +161,8 @@ class Run:
             InputError: the GPU's memory is full.
         """
         try:
-            yield
+            with self._kept_until_an_error():
+                yield
         except (Exception, KeyboardInterrupt) as error:
             reason = str(error) if isinstance(error, InputError | Interrupted) else describe(error)
             # In a circuit, too, whose errors are shown as ours.
@@ -145,11 +196,19 @@ def describe_result(result: dict) -> str:
 
 
 def open_run(
-    cfg, experiment: str, own_rules: dict[str, Rule], device: torch.device, precision: str, parts, **details
+    script: str,
+    cfg,
+    experiment: str,
+    own_rules: dict[str, Rule],
+    device: torch.device,
+    precision: str,
+    parts,
+    **details,
 ) -> Run:
     """Look at the folder of a run; nothing is written before training begins.
 
     Args:
+        script: path of the experiment's own file, whose code its numbers depend on.
         cfg, device, precision, parts: see `identity_of`.
         experiment: name of its folder in RUN_DIR.
         own_rules: of the constants that this experiment has beside the recipe's.
@@ -158,6 +217,7 @@ def open_run(
     Raises:
         InputError: the folder holds a run with other settings.
     """
+    details = {"own_code": own_code(Path(script), as_constants(cfg))} | details
     identity = identity_of(cfg, device, precision, parts) | details
     own, variant = own_entries(cfg, own_rules, details), variant_of(cfg, own_rules)
     config = {
@@ -173,6 +233,7 @@ def open_run(
         "versions": {name: version(name) for name in PACKAGES},
         "git_commit": git_commit(),
     }
-    run = Run(Path(cfg.run_dir) / experiment / variant / f"seed{cfg.seed}", config, cfg.resume)
+    folder = Path(cfg.run_dir) / experiment / variant / f"seed{cfg.seed}"
+    run = Run(folder, config, cfg.resume, cfg.accept_code)
     run.refuse_other_settings()
     return run

@@ -12,9 +12,11 @@ import torch
 from qcifar import distributed
 from qcifar.config import Rule, as_constants
 from qcifar.data.augment import Augmentation
+from qcifar.experiment.code import shared_code
 
 # Constants that may change between a start and a restart: they cannot change a number.
-NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "DEVICE", "PRECISION"}
+NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "ACCEPT_CODE", "DEVICE", "PRECISION"}
+CODE = ("code", "own_code")  # entries of an identity that hold {file: fingerprint}
 PACKAGES = ("torch", "torchvision", "pennylane", "pennylane-lightning", "numpy", "scikit-learn", "pillow")
 
 
@@ -28,6 +30,8 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
     """
     identity = {name: value for name, value in as_constants(cfg).items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}
+    if device.type == "cpu":  # another number rounds differently
+        identity["threads"] = torch.get_num_threads()
     if device.type == "cuda":  # another model rounds differently
         identity["gpu"] = ", ".join(dict.fromkeys(distributed.each(torch.cuda.get_device_name(device))))
     if distributed.world_size() == 1:
@@ -36,7 +40,8 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
         identity.pop("CUDA_GRAPHS")  # has no effect
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
-    identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane")}
+    identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane", "numpy", "scikit-learn")}
+    identity["code"] = shared_code()
     if Path(cfg.weights).is_file():
         identity["weights_sha256"] = hashlib.sha256(Path(cfg.weights).read_bytes()).hexdigest()
     return identity
@@ -50,6 +55,22 @@ def own_entries(cfg, own_rules: dict[str, Rule], details: dict) -> list[str]:
     given = as_constants(cfg)
     own = [name for name, rule in own_rules.items() if not rule.changes_recipe or given[name] == rule.standard]
     return ["SEED", *own, *details]
+
+
+def differences(before: dict, now: dict) -> tuple[list[str], list[str]]:
+    """What differs between two identities, in words: settings, and files of code."""
+    settings, files = [], []
+    for name in {**before, **now}:
+        old, new = before.get(name, "absent"), now.get(name, "absent")
+        if old == new:
+            continue
+        if name in CODE:
+            old, new = (part if isinstance(part, dict) else {} for part in (old, new))
+            files += [file for file in {**old, **new} if old.get(file) != new.get(file)]
+        else:
+            remedy = f" (OMP_NUM_THREADS={old} gives it the same number)" if name == "threads" else ""
+            settings.append(f"{name} {old} -> {new}{remedy}")
+    return settings, files
 
 
 def recipe_code(identity: dict, own: list[str]) -> str:

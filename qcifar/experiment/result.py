@@ -57,6 +57,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         "precision": run.identity["precision"],
         "processes": distributed.world_size(),
         "recipe": run.config["recipe"],
+        "accepted_code": bool(run.config.get("accepted_code")),
         "weights": cfg.weights,
         "train_images": run.config["images"]["train"],
         "test_images": len(labels),
@@ -64,6 +65,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
     } | prepared.facts()
     write_json(run.result_path, result)
     run.log(describe_result(result))
+    run.give_back()
     return result
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from qcifar.data import augment as ours
 from qcifar.data.augment import Augmentation, Parameters, PlacedParameters
 from qcifar.streams import stream
+from tests.helpers import slow
 
 CPU = torch.device("cpu")
 RAND_AUGMENT = v2.RandAugment()
@@ -70,7 +71,7 @@ def test_magnitudes_are_torchvisions(name, size):
     assert [ours.operation_magnitude(name, m, size) for m in range(31)] == expected
 
 
-@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("size", [32, slow(48)])
 @pytest.mark.parametrize(("name", "sign"), SIGNED_OPERATIONS)
 def test_operation_equals_torchvision_image_by_image(images, name, sign, size):
     batch = images if size == 32 else F.resize(images, [size, size], antialias=True)
@@ -280,7 +281,7 @@ def drawn_by_torchvision(name):
     return np.array(crops).T, np.array([[box[key] for key in "ijhw"] for box in boxes]).T
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["published", slow("oblong")])
 @pytest.mark.parametrize("kind", ["crop", "erase"])
 def test_boxes_are_distributed_as_torchvisions(name, kind):
     drawn_boxes = getattr(drawn(name), kind)

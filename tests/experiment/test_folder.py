@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 )
 def test_a_variant_has_a_folder_of_its_own(name, more, variant, tmp_path):
     cfg, (module, experiment) = settings(name, tmp_path, *more), SCRIPTS[name]
-    run = open_run(cfg, experiment, module.own_rules, CPU, "fp32", load_parts(cfg, CPU))
+    run = open_run(__file__, cfg, experiment, module.own_rules, CPU, "fp32", load_parts(cfg, CPU))
     assert run.folder.relative_to(tmp_path).as_posix() == "/".join(filter(None, (experiment, variant, "seed42")))
     assert (run.config["experiment"], run.config["variant"]) == (experiment, variant)
     assert not run.folder.exists()
@@ -41,7 +41,7 @@ def test_variants_do_not_refuse_each_other_and_another_recipe_is_refused(tmp_pat
     def opened(depth, **changes):
         for key, value in {"depth": depth, "epochs": 2, **changes}.items():
             setattr(cfg, key, value)
-        return open_run(cfg, "mine", rules, CPU, "fp32", parts)
+        return open_run(__file__, cfg, "mine", rules, CPU, "fp32", parts)
 
     standard = opened(3)
     standard.begin()

@@ -25,8 +25,9 @@ def test_another_gpu_model_is_another_run_and_a_cpu_has_none(calm, tmp_path, mon
     def begin(model, more=None):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: model)
         monkeypatch.setattr(identity.distributed, "each", lambda name: [name, *(more or [name])])
-        opened = run_folder.open_run(cfg, "cifar100_baseline_det", {}, torch.device("cuda"), "bf16", parts)
+        opened = run_folder.open_run(__file__, cfg, "cifar100_baseline_det", {}, torch.device("cuda"), "bf16", parts)
         opened.begin()
+        opened.give_back()
         return opened
 
     first = begin("NVIDIA A100")

@@ -7,4 +7,5 @@ from tests.helpers import data, scripts  # noqa: F401  torch and PennyLane take 
 
 torch.set_num_threads(1)  # so that no thread of torch's is alive at a fork
 data.make_synthetic_once()
+data.flush_nothing()
 load_dataset("synthetic", "unused")

@@ -1,0 +1,140 @@
+"""One process owns a run folder, and a run is continued by the code and the threads that began it."""
+
+import ast
+import json
+import multiprocessing
+import shutil
+
+import pytest
+import torch
+
+from qcifar.errors import InputError
+from qcifar.experiment import code, identity
+from qcifar.files import read_json, write_checkpoint
+from tests.helpers.scripts import ROOT, SCRIPTS, folder_of, prepare, run
+
+SHORT = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
+
+
+def hold(folder, taken, release):
+    """Another process that owns the folder."""
+    run = prepare("baseline", folder, *SHORT).run
+    run.begin()
+    taken.set()
+    release.wait(60)
+
+
+@pytest.fixture
+def live(tmp_path):
+    """The folder of a baseline run that another process is in."""
+    context = multiprocessing.get_context("fork")
+    taken, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, taken, release))
+    process.start()
+    assert taken.wait(60)
+    yield folder_of("baseline", tmp_path, *SHORT)
+    release.set()
+    process.join()
+
+
+@pytest.mark.parametrize("more", [(), ("--max-lr", "0.1"), ("--no-resume",)])
+def test_a_second_process_is_told_and_changes_nothing(live, tmp_path, more):
+    before = {path: path.read_bytes() for path in live.iterdir()}
+    with pytest.raises(InputError, match=r"seed42 is in use by another process; wait for it to end"):
+        run("baseline", tmp_path, *SHORT, *more)
+    assert {path: path.read_bytes() for path in live.iterdir()} == before
+
+
+def test_the_folder_is_free_after_an_error_and_after_the_end(tmp_path):
+    it = prepare("baseline", tmp_path, *SHORT)
+    it.run.begin()
+    with pytest.raises(ValueError), it.run.why_it_ended():
+        raise ValueError
+    run("baseline", tmp_path, *SHORT)
+    run("baseline", tmp_path, *SHORT, "--no-resume")
+
+
+def test_what_came_between_looking_and_beginning_is_seen(tmp_path):
+    late = prepare("baseline", tmp_path, *SHORT, "--max-lr", "0.1")  # looks at an empty folder
+    run("baseline", tmp_path, *SHORT)
+    with pytest.raises(InputError, match=r"MAX_LR 0\.0007 -> 0\.1"):
+        late.run.begin()
+    assert read_json(late.run.config_path)["constants"]["MAX_LR"] == 0.0007
+
+
+def test_a_lost_config_is_written_again(tmp_path):
+    it = prepare("baseline", tmp_path, *SHORT)
+    it.run.begin()
+    write_checkpoint(it.run.last_path, {})
+    it.run.give_back()
+    it.run.config_path.unlink()
+    prepare("baseline", tmp_path, *SHORT).run.begin()
+    assert read_json(it.run.config_path)["identity"] == it.run.identity
+
+
+def test_other_threads_are_another_run_and_the_remedy_is_named(tmp_path):
+    _, folder = run("baseline", tmp_path, *SHORT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(InputError, match=rf"threads {threads} -> {threads + 1} \(OMP_NUM_THREADS={threads} gives"):
+            run("baseline", tmp_path, *SHORT)
+    finally:
+        torch.set_num_threads(threads)
+    assert (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("entry", ["code", "own_code"])
+def test_edited_code_is_noticed_and_can_be_accepted(entry, tmp_path, monkeypatch):
+    first, folder = run("head", tmp_path, *SHORT, "--epochs-warmup", "0")
+    recipe = first["recipe"]
+    (folder / "result.json").unlink()  # as if it had been stopped before the test
+    where, name = (identity, "shared_code") if entry == "code" else (code, "own_code")
+    original = getattr(where, name)
+    target = {"code": "qcifar/data/augment.py", "own_code": "cifar100_hybrid_Qhead.py"}[entry]
+    import qcifar.experiment.folder as run_folder
+
+    patched = where if entry == "code" else run_folder
+    monkeypatch.setattr(patched, name, lambda *given: original(*given) | {target: "another"})
+    again = ("head", tmp_path, *SHORT, "--epochs-warmup", "0")
+    with pytest.raises(InputError, match=rf"holds a run of other code: {target} changed; --no-resume .* --accept-code"):
+        run(*again)
+    result, _ = run(*again, "--accept-code")
+    assert result["test_loss"] == first["test_loss"] and (result["recipe"] == recipe) == (entry == "own_code")
+    accepted = read_json(folder / "config.json")["accepted_code"]
+    assert len(accepted) == 1 and accepted[0][entry][target] != "another"
+    assert run(*again, "--accept-code")[0] == result  # finished, and shown
+
+
+def test_fingerprints_see_code_and_nothing_else(tmp_path):
+    source = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
+    path = tmp_path / "cifar100_hybrid_Qhead.py"
+
+    def of(text):
+        path.write_text(text, encoding="utf-8")
+        ast.parse(text)
+        return code.own_code(path, {"SEED": 1, "N_LAYERS": 2})
+
+    before = of(source)
+    assert before == code.own_code(ROOT / path.name, {"SEED": 1, "N_LAYERS": 2})
+    assert {"cifar100_hybrid_Qhead.py", "qcifar/quantum/layer.py", "qcifar/compiler/circuit.py"} <= before.keys()
+    for old, new in (("N_LAYERS = 2 ", "N_LAYERS = 3 "), ("# (B, n_qubits)", "# shape"), ("Everything that is", "All")):
+        assert old in source and of(source.replace(old, new)) == before
+    message = source.replace("expected from 0 to EPOCHS", "wanted from 0 to EPOCHS")
+    assert message != source and of(message) == before
+    changed = of(source.replace("math.pi * torch.tanh", "2 * math.pi * torch.tanh"))
+    assert changed[path.name] != before[path.name]
+    baseline = code.own_code(ROOT / "cifar100_baseline.py", {})
+    assert list(baseline) == ["cifar100_baseline.py"]
+    assert {"DLfunctions.py", "qcifar/data/augment.py", "qcifar/experiment/recipe.py"} <= code.shared_code().keys()
+
+
+def test_identity_is_on_disk_before_training_and_names_all_code(tmp_path):
+    for name in SCRIPTS:
+        it = prepare(name, tmp_path, *SHORT, *(["--epochs-warmup", "0"] if name == "head" else []))
+        it.run.begin()
+        stored = json.loads(it.run.config_path.read_text())
+        assert stored["identity"]["code"] == code.shared_code()
+        assert SCRIPTS[name][0].__name__ + ".py" in stored["identity"]["own_code"]
+        it.run.give_back()
+    shutil.rmtree(tmp_path / "cifar100_baseline_det" / "seed42")
