@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What every experiment is made with; what only circuits need counts for the experiments that import it.
 SHARED = (
     "DLfunctions.py", "qcifar/streams.py", "qcifar/device.py", "qcifar/distributed.py", "qcifar/data/*.py",
-    "qcifar/experiment/models.py", "qcifar/experiment/recipe.py",
+    "qcifar/experiment/models.py", "qcifar/experiment/weights.py", "qcifar/experiment/recipe.py",
 )  # fmt: skip
 CIRCUITS = ("qcifar/compiler/*.py", "qcifar/quantum/*.py")
 TEXTS = {"InputError", "Interrupted", "ValueError", "TypeError", "NotCompilable", "note", "say", "log", "refuse"}

@@ -13,6 +13,7 @@ from qcifar import distributed
 from qcifar.config import Rule, as_constants
 from qcifar.data.augment import Augmentation
 from qcifar.experiment.code import shared_code
+from qcifar.experiment.weights import weights_fingerprint
 
 # Constants that may change between a start and a restart: they cannot change a number.
 NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "ACCEPT_CODE", "DEVICE", "PRECISION"}
@@ -42,8 +43,7 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
     identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane", "numpy", "scikit-learn")}
     identity["code"] = shared_code()
-    if Path(cfg.weights).is_file():
-        identity["weights_sha256"] = hashlib.sha256(Path(cfg.weights).read_bytes()).hexdigest()
+    identity |= {"WEIGHTS": weights_fingerprint(cfg.model_name, cfg.weights)}  # not where the file lies
     return identity
 
 

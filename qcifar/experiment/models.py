@@ -2,21 +2,16 @@
 
 import copy
 import difflib
-import pickle
-import re
 from collections.abc import Callable
-from http.client import HTTPException
-from pathlib import Path
 
 import torch
 import torchvision
 from torch import nn
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import get_model, list_models
 
-from qcifar import distributed
 from qcifar.data.cifar import CLASSES
 from qcifar.errors import InputError, describe
-from qcifar.files import read_checkpoint
+from qcifar.experiment.weights import read_weights, under_own_names
 from qcifar.streams import torch_stream
 
 RESNETS = ("resnet", "resnext", "wide_resnet")  # how torchvision's names of the networks with a ResNet stem begin
@@ -27,9 +22,9 @@ def build_network(cfg, note: Callable[[str], None], classes: int = CLASSES) -> n
 
     Args:
         cfg: the settings. MODEL_NAME is torchvision's name. WEIGHTS is "imagenet" (torchvision's
-            IMAGENET1K_V1, downloaded once), "none" (torchvision's random initialisation) or the path of a
-            state dict of this network, whose last layer is used if it has `classes` outputs, else it
-            starts at random. STEM "cifar" gives a ResNet a 3 x 3 first convolution of stride 1 and no
+            IMAGENET1K_V1, downloaded once), "none" (torchvision's random initialisation) or a file with the
+            state dict of this network (see `read_weights`), whose last layer is used if it has `classes`
+            outputs, else it starts at random. STEM "cifar" gives a ResNet a 3 x 3 first convolution of stride 1 and no
             max-pooling, as for images of 32 pixels in He et al. (arXiv:1512.03385, section 4.2). Equal
             SEED gives equal weights, whatever was drawn before.
         note: told what of a pretrained network starts at random all the same.
@@ -53,12 +48,7 @@ def build_network(cfg, note: Callable[[str], None], classes: int = CLASSES) -> n
     _refuse_unfit(net, cfg.model_name, cfg.img_size, classes)
     if cfg.weights == "none":
         return net
-    if cfg.weights == "imagenet":
-        with distributed.first_alone():
-            state = _imagenet_state(cfg.model_name)
-    else:
-        state = read_checkpoint(Path(cfg.weights), remedy="name another file with --weights")
-    _load(net, state, cfg, note)
+    _load(net, read_weights(cfg.model_name, cfg.weights, note), cfg, note)
     return net
 
 
@@ -130,29 +120,10 @@ def _refuse_unfit(net: nn.Module, name: str, img_size: int, classes: int) -> Non
         )
 
 
-def _imagenet_state(name: str) -> dict[str, torch.Tensor]:
-    try:
-        return get_model_weights(name).IMAGENET1K_V1.get_state_dict(
-            progress=distributed.rank() == 0, check_hash=True, weights_only=True
-        )
-    except AttributeError:
-        raise InputError(
-            f"torchvision has no IMAGENET1K_V1 weights of {name}; give the path of a state dict with --weights FILE"
-        ) from None
-    except (OSError, RuntimeError, EOFError, HTTPException, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"the ImageNet weights of {name} could not be downloaded or read ({describe(error)}); give the path of a "
-            f"state dict with --weights FILE, or start from random weights with --weights none"
-        ) from None
-
-
-def _load(net: nn.Module, state: dict, cfg, note: Callable[[str], None]) -> None:
+def _load(net: nn.Module, state: dict[str, torch.Tensor], cfg, note: Callable[[str], None]) -> None:
     name, source, wanted = cfg.model_name, cfg.weights, net.state_dict()
-    fits = isinstance(state, dict) and all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items())
-    if not fits:
-        raise InputError(f"--weights {source}: expected a state dict of {name}, got something else")
-    state = {_renamed(key): value for key, value in state.items()}
     head, stem = _last_linear(net, name)[0], f"{first_conv(net)[0]}.weight"
+    state = under_own_names(state, net, head)
     weight, bias = f"{head}.weight", f"{head}.bias"
     if weight in state and state[weight].shape != wanted[weight].shape:  # another task's classes
         state[weight], state[bias] = wanted[weight], wanted[bias]
@@ -160,6 +131,12 @@ def _load(net: nn.Module, state: dict, cfg, note: Callable[[str], None]) -> None
         was = " x ".join(map(str, state[stem].shape[2:]))
         note(f"STEM cifar: the 3 x 3 first convolution starts at random; the {was} one of WEIGHTS {source} is not used")
         state[stem] = wanted[stem]
+    odd = [k for k, v in state.items() if k in wanted and v.is_floating_point() != wanted[k].is_floating_point()]
+    if odd:
+        raise InputError(
+            f"--weights {source} does not fit {name}: {odd[0]}: expected {wanted[odd[0]].dtype}, "
+            f"got {state[odd[0]].dtype}"
+        )
     try:  # not strict: files from before 2018 lack num_batches_tracked, which torch then fills in
         missing, unknown = net.load_state_dict(state, strict=False)
     except RuntimeError as error:  # wrong shapes, one to a line after the heading
@@ -172,13 +149,6 @@ def _load(net: nn.Module, state: dict, cfg, note: Callable[[str], None]) -> None
     broken = [key for key, value in net.state_dict().items() if not bool(value.isfinite().all())]
     if broken:
         raise InputError(f"--weights {source}: {broken[0]} holds NaN or infinity; take another file")
-
-
-def _renamed(key: str) -> str:
-    """The key of a state dict as torchvision's networks have it now."""
-    key = key.removeprefix("module.")  # saved under DataParallel
-    # torchvision's own DenseNet files are older than its code: norm.1 -> norm1
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib.util
 import re
 from urllib.error import URLError
 
@@ -11,6 +12,7 @@ from torchvision.models import get_model, get_model_weights
 
 from cifar100_quantum_channels import widen_first_conv
 from qcifar.errors import InputError
+from qcifar.experiment import weights
 from qcifar.experiment.models import count_parameters, first_conv, split_head
 from tests.helpers import slow
 from tests.helpers.data import Bomb, cut_in_half
@@ -56,9 +58,9 @@ def test_classifier_does_not_depend_on_the_backbone():
 
 def test_global_generator_is_left_alone(tmp_path):
     path = saved(torchvision_state(), tmp_path / "weights.pt")
-    for weights in ("none", path):
+    for start in ("none", path):
         before = torch.get_rng_state()
-        network(NAME, weights, SEED)
+        network(NAME, start, SEED)
         assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -131,7 +133,15 @@ BAD_FILES = {
     "no classifier bias": (lacking("fc.bias"), r"missing.*fc\.bias"),
     "a list": (lambda path: saved([torch.zeros(2)], path), "expected a state dict"),
     "a tensor": (lambda path: saved(torch.zeros(2), path), "expected a state dict"),
-    "a whole checkpoint": (lambda path: saved({"model": torchvision_state()}, path), "expected a state dict"),
+    "a checkpoint of something else": (lambda path: saved({"model": [1, 2]}, path), "expected a state dict"),
+    "whole numbers": (
+        lambda path: saved({k: v.long() for k, v in torchvision_state(classes=100).items()}, path),
+        "conv1.weight: expected torch.float32, got torch.int64",
+    ),
+    "complex numbers": (
+        lambda path: saved(torchvision_state(classes=100) | {"fc.bias": torch.zeros(100) + 1j}, path),
+        "fc.bias: expected torch.float32, got torch.complex64",
+    ),
     "nothing": (lambda path: saved({}, path), "missing"),
     "code": (lambda path: saved({"fc.weight": Bomb(path.with_name("made"))}, path), ""),
 }
@@ -154,15 +164,18 @@ def test_smaller_network_does_not_pass_for_a_larger_one(tmp_path):
 
 
 @pytest.fixture
-def download(monkeypatch):
+def download(monkeypatch, tmp_path):
     """Stands in for the download of torchvision's `get_state_dict`: `download(answer)` sets what comes."""
     asked = []
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
 
     def set_up(answer):
         def load(url, *_, **options):
             asked.append((url, options.get("check_hash")))
             if isinstance(answer, Exception):
                 raise answer
+            torch.save(answer, tmp_path / "checkpoints" / url.rpartition("/")[2])
             return answer
 
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
@@ -172,11 +185,14 @@ def download(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])  # resnet50 has a second version
-def test_imagenet_is_torchvisions_first_version_checked_by_hash(download, name):
-    state = torchvision_state(name)
+def test_imagenet_is_torchvisions_first_version_checked_by_hash(download, name, monkeypatch):
+    state, url = torchvision_state(name), get_model_weights(name).IMAGENET1K_V1.url
     asked = download(state)
+    with pytest.raises(InputError, match=f"{name}-.* expected a SHA-256 that begins with .*; delete it"):
+        network(name, "imagenet", SEED)  # what lies there is not what the name says
+    monkeypatch.setattr(weights, "_sha256", lambda path: re.search(r"-(\w+)\.", path.name)[1] + "0" * 56)
     got = network(name, "imagenet", SEED).state_dict()
-    assert asked == [(get_model_weights(name).IMAGENET1K_V1.url, True)]
+    assert asked == [(url, True)]  # once
     assert_equal_states(backbone(got), backbone(state))
     assert torch.equal(got["fc.weight"], network(name, "none", SEED).fc.weight)
 
@@ -186,6 +202,54 @@ def test_failed_download_says_how_to_go_on(download, error):
     download(error)
     with pytest.raises(InputError, match=r"resnet18.*--weights FILE.*--weights none"):
         network(NAME, "imagenet", SEED)
+
+
+def wrapped(kind, state):
+    """A state dict as other programs, and this one, save it; the classifier of 100 classes included."""
+    prefixes = {"Lightning": "model.", "torch.compile": "_orig_mod.", "deep": "encoder.backbone."}
+    if kind in prefixes:
+        return {"state_dict": {prefixes[kind] + key: value for key, value in state.items()}, "epoch": 3}
+    if kind == "this bench's best.pt":
+        return {"model": state, "epoch": 3, "identity": {}}
+    head = {key.replace("fc.", "classifier."): value for key, value in state.items() if key.startswith("fc.")}
+    return {"model": {f"backbone.{key}": value for key, value in backbone(state).items()} | head | {
+        "alpha_raw": torch.tensor(0.1), "pre_q.weight": torch.zeros(4, 512)}}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["Lightning", "torch.compile", "deep", "this bench's best.pt", "the head's best.pt"])
+def test_checkpoints_that_wrap_the_state_dict_are_taken(kind, tmp_path):
+    state = torchvision_state(classes=100)
+    got = network(NAME, saved(wrapped(kind, state), tmp_path / "weights.pt"), SEED).state_dict()
+    assert_equal_states(got, state)
+
+
+def test_a_file_in_torchs_old_format_is_taken_and_the_log_says_what_is_missing(tmp_path):
+    state, notes = torchvision_state(classes=100), []
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert_equal_states(network(NAME, tmp_path / "old.pt", note=notes.append).state_dict(), state)
+    assert notes == ["warning: old.pt has torch's old format, which has no checksums: damage to it cannot be seen"]
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"\0" * 64)
+    installed = importlib.util.find_spec("safetensors") is not None
+    with pytest.raises(InputError, match="not a safetensors file" if installed else "pip install safetensors"):
+        network(NAME, path)
+    if installed:
+        from safetensors.torch import save_file
+
+        state = torchvision_state(classes=100)
+        save_file(state, path)
+        assert_equal_states(network(NAME, path).state_dict(), state)
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path):
+    one, other = (saved(torchvision_state(seed=seed), tmp_path / f"{seed}.pt") for seed in (1, 2))
+    copy_of_one = tmp_path / "copy.pt"
+    copy_of_one.write_bytes((tmp_path / "1.pt").read_bytes())
+    prints = [weights.weights_fingerprint(NAME, str(path)) for path in (one, other, copy_of_one)]
+    assert prints[0] == prints[2] != prints[1] and weights.weights_fingerprint(NAME, "none") is None
 
 
 # One of each family that torchvision has, with the widths of its first convolution and of its features.
