@@ -78,7 +78,7 @@ DIFF_METHOD = "backprop"  # fast has no other; a PennyLane device: backprop, adj
 own_rules = {  # what constants may be that only this experiment has, and their standard values
     "N_QUBITS": own(4, whole(1, 20)),
     "QUANTUM_DEVICE": own("fast", text("fast or the name of a PennyLane device")),
-    "N_LAYERS": own(2, whole(1)),
+    "N_LAYERS": own(2, whole(1, 1000)),
     "EPOCHS_WARMUP": own(5, whole(0)),
     "SCHEDULE": own("shared", one_of("shared", "per_phase"), changes_recipe=True),
     "ALPHA_START": own(0.1, real(0, 1, open_low=True, open_high=True)),
@@ -161,12 +161,12 @@ def prepare(cfg):
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
     net = build_network(cfg, run.note)
-    runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, weight_shape, cfg.diff_method)
+    runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, weight_shape, cfg.diff_method, cfg.batch_size)
     with torch_stream(cfg.seed, "quantum"):
         weights = 2 * math.pi * torch.rand(weight_shape)  # radians
         model = HybridNet(net, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
     model = place(model, device, cfg)
-    check_layer(model.circuit, cfg.n_qubits, device)
+    check_layer(model.circuit, cfg.n_qubits, device, run.note)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)

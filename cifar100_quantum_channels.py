@@ -30,7 +30,7 @@ from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
 from qcifar.quantum.checks import circuit_fingerprint
-from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, refuse_small_image
+from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, chunk_size, refuse_small_image
 from qcifar.quantum.runner import make_runner, runs_on
 
 # run
@@ -78,7 +78,7 @@ own_rules = {  # what constants may be that only this experiment has, and their 
     "N_QUBITS": own(4, whole(2, 20)),  # the descriptors entangle neighbours
     "QUANTUM_DEVICE": own("fast", text("fast or the name of a PennyLane device")),
     "CIRCUITS": own("default", one_of("default", "published")),
-    "QUANTUM_DEPTH": own(1, whole(1)),
+    "QUANTUM_DEPTH": own(1, whole(1, 1000)),
     "QUANTUM_IMAGE_SIZE": own(28, whole(2, 1024)),
     "ALIGN_MAPS": own(True, SWITCH),
     "MAP_SCALING": own("fixed", one_of("fixed", "minmax")),
@@ -202,7 +202,9 @@ def prepare(cfg):
         __file__, cfg, "cifar100_quantum_channels", own_rules, device, precision, parts, circuits=fingerprints
     )
 
-    qnodes = [make_runner(circuit, cfg.quantum_device, cfg.n_qubits) for circuit in circuits]
+    qnodes = [
+        make_runner(circuit, cfg.quantum_device, cfg.n_qubits, images=chunk_size(cfg.n_qubits)) for circuit in circuits
+    ]
     maps = functools.partial(quantum_maps, cfg, parts, qnodes, fingerprints)
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)

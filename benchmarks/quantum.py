@@ -33,7 +33,7 @@ from qcifar.device import reuse_freed_memory
 from qcifar.errors import run_script
 from qcifar.experiment.models import build_network
 from qcifar.experiment.recipe import make_optimizer
-from qcifar.quantum.descriptors import AMPLITUDES_PER_CHUNK, cached_descriptors
+from qcifar.quantum.descriptors import cached_descriptors, chunk_size
 from qcifar.quantum.layer import QuantumLayer
 
 THREADS = 1  # of torch, and of jax where that is one
@@ -62,7 +62,7 @@ class Row:
 def descriptors(n_qubits: int, repeats: int) -> dict[str, float]:
     """Images a second through the edge and the texture circuit, for each way to run them."""
     circuits = make_circuits("default", n_qubits, 1)
-    batch = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
+    batch = chunk_size(n_qubits)
     angles = torch.randn(batch, n_qubits, dtype=torch.float64)
     few = angles[:8].numpy()
     fast = [CompiledCircuit(circuit, n_qubits) for circuit in circuits]

@@ -170,7 +170,7 @@ REFUSED = [
     (BASELINE, "--device tpu", "DEVICE (--device): expected auto, cpu, cuda or cuda:<number>, got 'tpu'"),
     (CHANNELS, "--n-qubits 1", "N_QUBITS (--n-qubits): expected a whole number from 2 to 20, got 1"),
     (CHANNELS, "--circuits mine", "CIRCUITS (--circuits): expected one of default, published, got 'mine'"),
-    (CHANNELS, "--quantum-depth 0", "QUANTUM_DEPTH (--quantum-depth): expected a whole number of at least 1, got 0"),
+    (CHANNELS, "--quantum-depth 0", "QUANTUM_DEPTH (--quantum-depth): expected a whole number from 1 to 1000, got 0"),
     (CHANNELS, "--quantum-image-size 1", "QUANTUM_IMAGE_SIZE (--quantum-image-size): expected a whole number from 2"),
     (
         CHANNELS,
@@ -180,7 +180,7 @@ REFUSED = [
     (CHANNELS, "--map-scaling no", "MAP_SCALING (--map-scaling): expected one of fixed, minmax, got 'no'"),
     (CHANNELS, "--extra-channel-init x", "EXTRA_CHANNEL_INIT (--extra-channel-init): expected one of zero, mean"),
     (HEAD, "--n-qubits 21", "N_QUBITS (--n-qubits): expected a whole number from 1 to 20, got 21"),
-    (HEAD, "--n-layers 0", "N_LAYERS (--n-layers): expected a whole number of at least 1, got 0"),
+    (HEAD, "--n-layers 0", "N_LAYERS (--n-layers): expected a whole number from 1 to 1000, got 0"),
     (HEAD, "--epochs-warmup -1", "EPOCHS_WARMUP (--epochs-warmup): expected a whole number of at least 0, got -1"),
     (HEAD, "--epochs-warmup 41", "EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS 40, got 41"),
     (HEAD, "--alpha-start 1", "ALPHA_START (--alpha-start): expected a number above 0 and below 1, got 1.0"),

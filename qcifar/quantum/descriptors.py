@@ -107,6 +107,11 @@ def _pillow_weights(source: int, size: int) -> torch.Tensor:
     return (weights * (1 << PILLOW_BITS) + 0.5).floor()
 
 
+def chunk_size(n_qubits: int) -> int:
+    """Images that go through a circuit at once."""
+    return max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
+
+
 @torch.inference_mode()
 def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tensor:
     """Expectation values of `qnode` for every row of `angles`, by parameter broadcasting in chunks.
@@ -128,7 +133,7 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
     if not bool(angles.isfinite().all()):
         bad = (~angles.isfinite()).any(dim=1).nonzero()[0].item()
         raise InputError(f"the circuit {circuit_name(qnode)} ({title}): the angles of image {bad} are not finite")
-    size = max(1, AMPLITUDES_PER_CHUNK >> n_qubits)
+    size = chunk_size(n_qubits)
     results = torch.zeros_like(angles)
     with tqdm(total=n, unit="img", leave=False, desc=title, disable=distributed.rank() > 0) as bar:
         chunks = angles.split(size)

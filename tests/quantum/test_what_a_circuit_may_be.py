@@ -198,6 +198,7 @@ def test_functions_of_torch_func_and_views_work_as_with_default_qubit():
 
 @pytest.mark.slow  # torch.compile
 def test_a_second_derivative_under_compile_is_refused():
+    torch._dynamo.reset()  # what other tests compiled
     layer = QuantumLayer(make_runner(circuit_of("angles", "angles"), "fast", 4, SHAPE, "backprop"), torch.rand(SHAPE))
     compiled, x = torch.compile(layer, backend="aot_eager"), torch.randn(2, 4, requires_grad=True)
     for wanted in (x, layer.weights):
