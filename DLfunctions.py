@@ -136,9 +136,15 @@ def resumed(run, stateful, loader, begin_epoch, epochs):
     saved = load_checkpoint(run.last_path, run, loader.images.device)
     if "progress" not in saved:
         raise InputError(f"{run.last_path} does not say where training stopped; delete it and run again")
-    now = Progress(**saved["progress"])
-    if now.loss_sum is not None:
-        now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
+    try:
+        now = Progress(**saved["progress"])
+        if now.loss_sum is not None:
+            now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
+        whole = 0 <= now.epoch <= epochs and 0 <= now.step <= len(loader) and len(now.history) == now.epoch
+        if not whole:
+            raise ValueError(f"epoch {now.epoch}, step {now.step}, {len(now.history)} rows")
+    except (TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{run.last_path} says no place to continue from ({error}); delete it and run again") from None
     begin_epoch(now.epoch)
     restore(stateful, saved, run.last_path)
     if now.epoch < epochs:
@@ -286,7 +292,8 @@ def checkpoint(stateful, now, identity):
 def load_checkpoint(path, run, device, remedy="delete it and run again"):
     """Read a checkpoint of `run`. Raises `InputError` for one of any other."""
     saved = read_checkpoint(path, device, remedy)
-    if not isinstance(saved, dict) or not {"identity", "model"} <= saved.keys():
+    known = isinstance(saved, dict) and {"identity", "model"} <= saved.keys()
+    if not known or not isinstance(saved["identity"], dict):
         raise InputError(f"{path} is not a checkpoint of this test bench; delete it and run again")
     expected = {name: value for name, value in run.identity.items() if name not in run.forgiven}
     differing = [name for name in expected if saved["identity"].get(name) != expected[name]]
@@ -312,9 +319,11 @@ def restore(stateful, saved, path):
     """Load each state of `saved` into its object. Raises `InputError` where one does not fit."""
     for name, target in stateful.items():
         try:
+            if name == "scheduler" and saved[name].keys() != target.state_dict().keys():  # torch takes anything there
+                raise ValueError(f"other entries than {', '.join(target.state_dict())}")
             target.load_state_dict(saved[name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[-1].strip()
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise InputError(f"{path} does not fit this {name}: {first}; delete it and run again") from None
 
 

@@ -39,16 +39,19 @@ columns = {
 
 
 def find_runs(run_dir: Path) -> tuple[list[dict], list[str]]:
-    """Results of the finished runs below `run_dir`, by experiment, variant and seed, and names of the others."""
+    """Results of the finished runs below `run_dir`, by experiment, variant and seed; a line for each of the others."""
     if not run_dir.is_dir():
         raise InputError(f"no folder {run_dir}: expected runs of the three scripts; name it with --run-dir")
-    results, unfinished = [], []
+    results, left_out = [], []
     for folder in sorted(path for depth in ("*", "*/*") for path in run_dir.glob(f"{depth}/seed*") if path.is_dir()):
-        if (folder / "result.json").exists():
+        if not (folder / "result.json").exists():
+            left_out.append(f"not finished: {folder}")
+            continue
+        try:
             results.append(read_result(folder / "result.json"))
-        else:
-            unfinished.append(str(folder))
-    return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["variant"], r["seed"])), unfinished
+        except InputError as error:
+            left_out.append(f"left out: {error}")
+    return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["variant"], r["seed"])), left_out
 
 
 def read_result(path: Path) -> dict:
@@ -60,6 +63,9 @@ def read_result(path: Path) -> dict:
         for name, kind in {"dataset": str, "experiment": str, "variant": str, "seed": int}.items():
             if not isinstance(result[name], kind):
                 raise TypeError(f"{name} is {result[name]!r}")
+        for name in ("test_top1", "val_top1"):
+            if not 0 <= result[name] <= 1:  # also NaN
+                raise ValueError(f"{name} is {result[name]!r}, expected a number from 0 to 1")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a result of these scripts ({error!r}); move it away") from None
     return result
@@ -81,9 +87,9 @@ def table(results: list[dict]) -> str:
 
 def main(argv=None):
     cfg = settings_from_constants(globals(), argv)
-    results, unfinished = find_runs(Path(cfg.run_dir))
-    for name in unfinished:
-        print(f"not finished: {name}")
+    results, left_out = find_runs(Path(cfg.run_dir))
+    for line in left_out:
+        print(line)
     if not results:
         raise InputError(f"no finished run in {cfg.run_dir}: run one of the three scripts, or name another --run-dir")
     print(table(results))

@@ -73,9 +73,12 @@ def write_json(path: Path, content: dict) -> None:
 
 def read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path} ({error}); move it away to start over") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}; move it away to start over")
+    return content
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

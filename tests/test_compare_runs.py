@@ -117,16 +117,18 @@ UNREADABLE = {
     "no test score": json.dumps({key: value for key, value in RESULT.items() if key != "test_top1"}),
     "score that is a word": json.dumps(RESULT | {"test_top1": "good"}),
     "score that is nothing": json.dumps(RESULT | {"val_top1": None}),
+    "score that is not a number": json.dumps(RESULT | {"test_top1": float("nan")}),
+    "score in per cent": json.dumps(RESULT | {"test_top1": 83.0}),
 }
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_unreadable_result_is_named(tmp_path, case):
+def test_unreadable_result_is_named_and_hides_no_other(tmp_path, case, capsys):
     put(tmp_path)
     path, content = put(tmp_path, seed=43), UNREADABLE[case]
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=re.escape(str(path))):
-        compare_runs.main(["--run-dir", str(tmp_path)])
+    left_out, _, row = shown(tmp_path, capsys)
+    assert left_out.startswith("left out: ") and str(path) in left_out and cells(row)[1] == "42"
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -51,6 +51,7 @@ def test_one_gpu_for_all_processes_is_refused(monkeypatch):
         set_up_torch("cuda:0", "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_used_again():
     """After the first round hardly a page is new to the process; without the switch most are, as a rule."""

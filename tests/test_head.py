@@ -158,7 +158,7 @@ def test_branch_on_adds_alpha_times_the_circuit(angle_scaling):
 
 @pytest.mark.parametrize(
     "more",
-    [("--schedule", "per_phase"), slow(("--epochs-warmup", "0")), ("--n-qubits", "3", "--n-layers", "1")],
+    [("--schedule", "per_phase"), slow(("--epochs-warmup", "0")), slow(("--n-qubits", "3", "--n-layers", "1"))],
 )
 def test_variants_of_the_head(more, calm, tmp_path):
     result, folder = run("head", tmp_path, *more)

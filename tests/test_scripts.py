@@ -100,7 +100,7 @@ def test_invariant_3_phase_a_then_b(calm):
     assert calm["head"][0]["alpha"] in [row["alpha"] for row in head[2]]
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("stem", ["imagenet", slow("cifar")])
 def test_invariant_3_five_channels_give_the_baselines_logits_at_step_0(stem, tmp_path):
     base, five = (prepare(name, tmp_path, "--stem", stem) for name in ("baseline", "channels"))
     (x3, _), (x5, _) = next(base.train_loader.batches(0)), next(five.train_loader.batches(0))
@@ -135,7 +135,8 @@ def test_invariant_5_the_same_command_twice_on_two_threads(tmp_path):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["head", slow("baseline"), slow("channels")])
+@pytest.mark.slow  # `test_train.py` does this with a small network
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_invariant_5_killed_and_started_again(name, calm, tmp_path, monkeypatch):
     """Killed inside both epochs, at the phase change and before the test, one after the other."""
     for saves in (2, 1, 2, 2):

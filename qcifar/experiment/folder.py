@@ -61,7 +61,9 @@ class Run:
         if not self.last_path.exists() and not self.result_path.exists():
             return  # stopped before anything was trained
         before = read_json(self.config_path)
-        settings, files = differences(before.get("identity", {}), self.identity)
+        if not isinstance(before.get("identity"), dict) or not isinstance(before.get("accepted_code", []), list):
+            raise InputError(f"{self.config_path} is not one of this test bench; --no-resume starts the run over")
+        settings, files = differences(before["identity"], self.identity)
         if settings:
             raise InputError(
                 f"{self.folder} holds a run with other settings: {', '.join(settings)}; use another {flag('RUN_DIR')} "
@@ -96,6 +98,9 @@ class Run:
             self.predictions_path,
             self.log_path,
         ]
+        for path in (*paths, self.config_path):
+            if path.is_symlink():
+                raise InputError(f"{path} is a link; delete it: a run writes into its own folder only")
         if not self.resume and distributed.rank() == 0:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -179,8 +184,14 @@ class Run:
     def show_result(self) -> dict:
         """Print and return the stored result of a finished run."""
         result = read_json(self.result_path)
+        try:
+            line = describe_result(result)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.result_path} is not a result of this test bench ({describe(error)}); delete it and run again"
+            ) from None
         distributed.say(f"{self.folder} is finished; nothing to do (--no-resume starts it over)")
-        distributed.say(self.mark + describe_result(result))
+        distributed.say(self.mark + line)
         return result
 
 

@@ -12,7 +12,7 @@ import torch
 from qcifar import distributed
 from qcifar.config import Rule, as_constants
 from qcifar.data.augment import Augmentation
-from qcifar.experiment.code import shared_code
+from qcifar.experiment.code import ROOT, shared_code
 from qcifar.experiment.weights import weights_fingerprint
 
 # Constants that may change between a start and a restart: they cannot change a number.
@@ -92,12 +92,16 @@ def describe_device(device: torch.device) -> str:
 
 def git_commit() -> str:
     """Commit of this repository, "+" where tracked files differ from it, "unknown" outside one."""
-    root = Path(__file__).resolve().parent
+    commands = (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
     try:
-        commit, changes = (
-            subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for command in (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "-uno"])
+        top, commit, changes = (
+            subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for command in commands
         )
     except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    if Path(top) != ROOT:  # this is a copy inside somebody else's repository
         return "unknown"
     return commit + ("+" if changes else "")

@@ -86,7 +86,7 @@ def test_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
         command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
 
-    monkeypatch.setattr(identity, "__file__", str(tmp_path / "identity.py"))
+    monkeypatch.setattr(identity, "ROOT", tmp_path.resolve())
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert identity.git_commit() == "unknown"
     git("init")
@@ -98,6 +98,9 @@ def test_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
     assert not identity.git_commit().endswith("+")
     (tmp_path / "a.txt").write_text("2")
     assert identity.git_commit() == git("rev-parse", "HEAD") + "+"
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(identity, "ROOT", tmp_path.resolve() / "copy")  # inside somebody else's repository
+    assert identity.git_commit() == "unknown"
 
 
 def test_device_is_said_in_words(monkeypatch):

@@ -138,3 +138,33 @@ def test_identity_is_on_disk_before_training_and_names_all_code(tmp_path):
         assert SCRIPTS[name][0].__name__ + ".py" in stored["identity"]["own_code"]
         it.run.give_back()
     shutil.rmtree(tmp_path / "cifar100_baseline_det" / "seed42")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("config.json", "[1]", "expected a JSON object, got list"),
+        ("config.json", '{"identity": 3}', "is not one of this test bench"),
+        ("config.json", "{}", "is not one of this test bench"),
+        ("result.json", "3", "expected a JSON object, got int"),
+        ("result.json", '{"variant": ""}', "is not a result of this test bench"),
+        ("result.json", '{"variant": null, "test_top1": "good"}', "is not a result of this test bench"),
+    ],
+)
+def test_files_of_the_wrong_form_are_named_in_one_line(file, content, expected, tmp_path):
+    _, folder = run("baseline", tmp_path, *SHORT)
+    (folder / file).write_text(content)
+    with pytest.raises(InputError, match=f"{file}.*{expected}") as caught:
+        run("baseline", tmp_path, *SHORT)
+    assert "\n" not in str(caught.value) and (folder / file).read_text() == content
+
+
+@pytest.mark.parametrize("name", ["log.txt", "last.pt", "config.json"])
+def test_a_link_is_not_followed_out_of_the_folder(name, tmp_path):
+    folder, outside = folder_of("baseline", tmp_path, *SHORT), tmp_path / "outside.txt"
+    folder.mkdir(parents=True)
+    outside.write_text("mine")
+    (folder / name).symlink_to(outside)
+    with pytest.raises(InputError):
+        run("baseline", tmp_path, *SHORT)
+    assert outside.read_text() == "mine"

@@ -14,7 +14,7 @@ from qcifar.errors import InputError
 from qcifar.quantum.checks import check_layer
 from qcifar.quantum.layer import QuantumLayer, stack_values
 from qcifar.quantum.runner import make_runner
-from tests.helpers.scripts import ROOT
+from tests.helpers import ROOT, slow
 
 SHAPE = (2, 4, 3)
 PAGE = (ROOT / "docs" / "circuits.md").read_text(encoding="utf-8")
@@ -83,7 +83,10 @@ def test_the_page_has_its_examples():
     assert [len(lines_of(section)) for section in ("Compiled", "On default.qubit", "Refused")] == [25, 3, 7]
 
 
-@pytest.mark.parametrize(("kind", "line"), lines_of("Compiled"))
+COMPILED = [line if number % 3 == 0 else slow(*line) for number, line in enumerate(lines_of("Compiled"))]
+
+
+@pytest.mark.parametrize(("kind", "line"), COMPILED)
 def test_compiled_and_equal_to_default_qubit(kind, line):
     circuit = circuit_of(kind, line)
     runner = make_runner(circuit, "fast", 4, SHAPE, "backprop", images=16)
