@@ -49,6 +49,14 @@ def _is_constant(node) -> bool:
     return node.op == "call_function" and all(map(_is_constant, node.all_input_nodes))
 
 
+def holds_precision(graph) -> bool:
+    """Whether a graph computes in the precision of its trace only: it names a type, or holds tensors of one."""
+    return any(
+        "dtype" in node.kwargs or (node.op == "get_attr" and getattr(graph, node.target).is_floating_point())
+        for node in graph.graph.nodes
+    )
+
+
 def jacobian(graph, probes, captured, wanted):
     """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .angles import classify, jacobian
+from .angles import classify, holds_precision, jacobian
 from .evolve import Angles, Evolve, Once, Scratch, evolve
 from .ir import Angle, Layer
 from .record import record
@@ -99,6 +99,7 @@ class CompiledCircuit(Constants):
         graph.recompile()
         graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
         self.others = graph if others else None
+        self.any_precision = not holds_precision(graph)
         self.captured = Outside(recording.captured if others else [])
 
     def _depends_on_batch(self, angle: Angle) -> bool:
@@ -309,7 +310,7 @@ class CompiledCircuit(Constants):
             values = self.read_z(state, len(flat)) if self.plain else None
         if not self.plain:
             values = self._measure(state, still, moving).expand(-1, len(flat)).mT
-        return values.contiguous().view(*inputs.shape[:-1], self.outputs)
+        return values.reshape(*inputs.shape[:-1], self.outputs)
 
     def _follow_changes(self) -> None:
         """Compile the function anew if something that it reads has changed, a number of layers for example."""
@@ -341,7 +342,8 @@ class CompiledCircuit(Constants):
         """What still and moving angles have beside what is linear in inputs and weights."""
         if self.others is None:
             return None, None
-        arguments = [argument.to(self.traced_in) for argument in (inputs, weights) if argument is not None]
+        dtype = inputs.dtype if self.any_precision else self.traced_in
+        arguments = [argument.to(dtype) for argument in (inputs, weights) if argument is not None]
         captured = [tensor.to(inputs.device) for tensor in self.captured]
         values = [value.to(inputs.dtype) for value in self.others(*arguments, *captured)]
         moving = self.moving_other @ torch.stack([value.expand(len(inputs)) for value in values])

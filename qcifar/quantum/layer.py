@@ -49,7 +49,8 @@ class QuantumLayer(nn.Module):
                     f"the circuit {circuit_name(self.runner)} returned values that are not finite for {bad} of "
                     f"{len(flat)} images, whose angles go from {flat.min().item():.3g} to {flat.max().item():.3g}"
                 )
-            return values.to(torch.float32).reshape(*inputs.shape[:-1], values.shape[-1])
+            # Contiguous, as PennyLane's: people view them as patches, or change them in place.
+            return values.to(torch.float32).contiguous().view(*inputs.shape[:-1], values.shape[-1])
 
 
 def stack_values(values, images: int) -> torch.Tensor:
