@@ -39,7 +39,7 @@ WORKERS = 0  # of each DataLoader; 0 = as many as cores
 COMPILE = False  # also under torch.compile
 
 own_rules = {"STEPS": whole(2, 300), "REPEATS": whole(1), "WORKERS": whole(0)}
-LOOP, LIMIT, USUAL, PLAIN = "(b) our loop", "(a) step alone", "(c) DataLoader", "(d) plain"
+loop_way, limit_way, usual_way, plain_way = "(b) our loop", "(a) step alone", "(c) DataLoader", "(d) plain"
 
 
 class Contender:
@@ -65,7 +65,7 @@ class Contender:
         self.usual = None
 
     def ways(self) -> dict:
-        return {LOOP: self._measured(self.loop), LIMIT: self._measured(self.alone)}
+        return {loop_way: self._measured(self.loop), limit_way: self._measured(self.alone)}
 
     def _measured(self, run):
         def whole_turn():
@@ -128,19 +128,22 @@ def main(argv=None):
                 flags = "--compile", "--cuda-graphs"
                 contenders["baseline, torch.compile, CUDA graphs"] = Contender(cfg, "baseline", folder, *flags)
         runs = {(name, way): run for name, one in contenders.items() for way, run in one.ways().items()}
-        runs["baseline", USUAL] = contenders["baseline"].through_dataloader(cfg.img_size, workers)
+        runs["baseline", usual_way] = contenders["baseline"].through_dataloader(cfg.img_size, workers)
         device, ours = contenders["baseline"].device, contenders["baseline"].loader
         plainly = ours.images, ours.labels, cfg.img_size, ours.batch_size, workers, str(device)
-        runs["baseline", PLAIN] = in_own_process(*plainly)
+        runs["baseline", plain_way] = in_own_process(*plainly)
         seconds = in_turns(runs, cfg.repeats)
     speed = {key: cfg.steps * cfg.batch_size / taken for key, taken in seconds.items()}
-    lines = [f"| images/s | {LIMIT} | {LOOP} | (b) / (a) | (b) / baseline's |", "| --- |" + " --- |" * 4]
+    lines = [f"| images/s | {limit_way} | {loop_way} | (b) / (a) | (b) / baseline's |", "| --- |" + " --- |" * 4]
     for name in contenders:
-        a, b = speed[name, LIMIT], speed[name, LOOP]
-        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.3f} | {b / speed['baseline', LOOP]:.3f} |")
-    ours = speed["baseline", LOOP]
+        a, b = speed[name, limit_way], speed[name, loop_way]
+        lines.append(f"| {name} | {a:,.0f} | {b:,.0f} | {b / a:.3f} | {b / speed['baseline', loop_way]:.3f} |")
+    ours = speed["baseline", loop_way]
     lines += ["", "| the baseline, images/s | | our loop is faster by |", "| --- | --- | --- |"]
-    for way, said in ((USUAL, "our step on batches from Pillow and a DataLoader"), (PLAIN, "all of it the plain way")):
+    for way, said in (
+        (usual_way, "our step on batches from Pillow and a DataLoader"),
+        (plain_way, "all of it the plain way"),
+    ):
         theirs = speed["baseline", way]
         lines.append(f"| {way}: {said} | {theirs:,.0f} | {ours / theirs:.2f}× |")
     save(

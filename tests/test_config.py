@@ -1,6 +1,7 @@
 """Constants and flags: the contract of names and defaults, and what is refused."""
 
 import argparse
+import importlib
 import inspect
 import re
 import time
@@ -313,3 +314,12 @@ def test_help_of_the_scripts(script, capsys):
     shown = "".join(capsys.readouterr().out.split())  # argparse breaks lines also behind hyphens
     for name, (_, comment) in constant_lines(script).items():
         assert flag_of(name) in shown and "".join(comment.split()) in shown
+
+
+@pytest.mark.parametrize(
+    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs"]
+)
+def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
+    module = importlib.import_module(name)
+    settings = settings_from_constants(vars(module), [], getattr(module, "own_rules", None))
+    assert set(as_constants(settings)) == set(constant_lines(module))
