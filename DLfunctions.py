@@ -89,7 +89,7 @@ def train_model(
 
         def save():
             refuse_divergence(now)  # never over a good checkpoint
-            write_checkpoint(run.last_path, checkpoint(stateful, now, run.identity))
+            write_checkpoint(run.last_path, checkpoint(stateful, now, run))
 
         with stop_on_signals() as stop:
             while now.epoch < epochs:
@@ -120,6 +120,7 @@ def train_model(
 
 def next_epoch(run, model, now, row, value):
     """Write metrics.csv, and best.pt where `value` is the best so far; where the run is at the next epoch's start."""
+    run.refuse_if_gone()
     best_epoch, best_value = now.best_epoch, now.best_value
     if value > best_value:
         best_epoch, best_value = now.epoch, value
@@ -281,12 +282,13 @@ def describe(row, epochs):
     return text + (f"  alpha {row['alpha']:.3g}" if "alpha" in row else "")
 
 
-def checkpoint(stateful, now, identity):
+def checkpoint(stateful, now, run):
     """Everything that the rest of a run depends on, as tensors and plain values; called by all processes together."""
+    run.refuse_if_gone()
     progress = dict(vars(now))
     if now.loss_sum is not None:
         progress |= {"loss_sum": one_each(now.loss_sum), "correct": one_each(now.correct)}
-    return {"identity": identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
+    return {"identity": run.identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
 
 
 def load_checkpoint(path, run, device, remedy="delete it and run again"):

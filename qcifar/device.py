@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from pathlib import Path
 
 import torch
 
@@ -83,3 +84,18 @@ def _choose_device(name: str) -> torch.device:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The one autocast context of a run: bfloat16 where `precision` says so, else inactive."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process could still take on `device`; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        kilobytes = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        found.append(int(kilobytes["MemAvailable"].split()[0]) * 2**10)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (highest := limit.read_text().strip()).isdigit():  # of a container
+        found.append(int(highest) - int(used.read_text()))
+    return min(found, default=None)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import math
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -352,3 +353,18 @@ def test_a_state_of_the_wrong_form_is_one_line(loaders, tmp_path, part, content)
     with pytest.raises(InputError, match=rf"last\.pt does not fit this {part}: .*delete it and run again") as caught:
         train(loaders, run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def test_a_folder_that_goes_away_during_training_is_not_made_again(loaders, tmp_path, how):
+    run = tiny_run(tmp_path / "run")
+
+    def end_of_epoch(epoch, row):
+        if how == "renamed":
+            run.folder.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(run.folder)
+
+    with pytest.raises(InputError, match="run was deleted or renamed during the run, which ends here"):
+        train(loaders, run, on_epoch_end=end_of_epoch, checkpoint_minutes=60)
+    assert not run.folder.exists()

@@ -132,6 +132,11 @@ class Run:
             self.lock.release()
             raise
 
+    def refuse_if_gone(self) -> None:
+        """Raise `InputError` if the folder was deleted or renamed: what is written now would lack its config.json."""
+        if distributed.rank() == 0 and not self.config_path.exists():
+            raise InputError(f"{self.folder} was deleted or renamed during the run, which ends here; start it again")
+
     def give_back(self) -> None:
         """Let other processes have the folder; the end of the process does that, too."""
         self.lock.release(force=True)

@@ -151,6 +151,28 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], cfg, note: Callable[[s
         raise InputError(f"--weights {source}: {broken[0]} holds NaN or infinity; take another file")
 
 
+def activation_bytes(net: nn.Module, img_size: int) -> int:
+    """Bytes that the backward pass keeps for each image, in float32; 0 where that cannot be told without computing."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = 2  # batch norm needs more than one
+    try:
+        shadow = copy.deepcopy(net).to("meta").train()
+        own = {tensor.untyped_storage()._cdata for tensor in (*shadow.parameters(), *shadow.buffers())}
+        x = torch.empty(images, first_conv(net)[1].in_channels, img_size, img_size, device="meta")
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = shadow(x)  # stays alive, and with it all that it keeps
+    except Exception:  # a layer that needs values
+        return 0
+    del logits
+    return sum(size for storage, size in kept.items() if storage not in own) // images
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable numbers in `module`, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -14,9 +14,10 @@ from qcifar import distributed
 from qcifar.data.augment import Augmentation
 from qcifar.data.cifar import Dataset, Split, first_after_shuffle, load_dataset, load_split
 from qcifar.data.loader import EvalLoader, ExtraChannels, TrainLoader
+from qcifar.device import free_memory
 from qcifar.errors import InputError
 from qcifar.experiment.folder import Run
-from qcifar.experiment.models import refuse_unknown_network
+from qcifar.experiment.models import activation_bytes, refuse_unknown_network
 
 SPLIT_FILE = Path("cifar100_baseline_det") / "split_idx_cifar100.npz"
 
@@ -138,8 +139,25 @@ def refuse_graphs(cfg, device: torch.device) -> None:
         )
 
 
+def refuse_too_large(model: nn.Module, device: torch.device, cfg) -> None:
+    """Raise `InputError` where a step would certainly need more memory than there is: what the backward pass keeps.
+
+    The batch is counted with at most the images that there are, in bfloat16 where that may be.
+    """
+    images = min(cfg.batch_size, cfg.train_limit or 50_000) // (cfg.accumulate * distributed.world_size())
+    narrow = 2 if device.type == "cuda" and cfg.precision in ("auto", "bf16") else 1
+    needed, free = images * activation_bytes(model, cfg.img_size) // narrow, free_memory(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"a step on {images} images of {cfg.img_size} pixels needs {needed / 2**30:.1f} GB for the backward pass "
+            f"alone, {free / 2**30:.1f} GB are free on {device}; --accumulate takes a step's images in parts, "
+            f"--batch-size takes fewer, --img-size smaller ones"
+        )
+
+
 def place(model: nn.Module, device: torch.device, cfg) -> nn.Module:
     """`model` on `device`, in the memory format that is fastest there, as the constants say."""
+    refuse_too_large(model, device, cfg)
     model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)

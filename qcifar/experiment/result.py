@@ -24,6 +24,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         The content of result.json; accuracies are in [0, 1].
     """
     run, index = prepared.run, prepared.parts.test.index
+    run.refuse_if_gone()
     write_npz(run.predictions_path, index=index, label=labels, logits=logits, dataset=np.array(run.dataset))
     best = _best_row(history, cfg.select_by)
     seconds = sum(row["seconds"] for row in history)

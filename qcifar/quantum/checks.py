@@ -9,6 +9,7 @@ import pennylane as qml
 import torch
 
 from qcifar.compiler import CompiledCircuit
+from qcifar.device import free_memory
 from qcifar.errors import InputError, describe
 from qcifar.quantum.layer import QuantumLayer, circuit_name, stack_values
 
@@ -80,6 +81,29 @@ def refuse_other_form(circuit: Callable, n_qubits: int, weight_shape: tuple[int,
     if wrong is not None or not listed:
         got = "nothing" if not listed or returned is None else f"a {type(wrong).__name__}"
         raise InputError(f"the circuit {name}: expected a list of expectation values, such as {example}, got {got}")
+
+
+def refuse_too_wide(
+    circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None, images: int, learns: bool
+) -> None:
+    """Raise `InputError` where default.qubit would need more memory than there is, with the numbers.
+
+    It holds a state of 2^n amplitudes in complex128 for each image; to learn by backprop, one after each gate.
+    """
+    tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
+    gates = _count_gates(tape.operations)
+    needed, free = images * 2**n_qubits * 16 * (gates if learns else 2), free_memory(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise InputError(
+            f"the circuit {circuit_name(circuit)} on {n_qubits} qubits needs {needed / 2**30:.0f} GB on default.qubit "
+            f"({images} images, {gates} gates), {free / 2**30:.0f} GB are free; use fewer qubits or images a step"
+        )
+
+
+def _count_gates(operations) -> int:
+    """As default.qubit runs them: what has a matrix is one gate."""
+    whole = [op.has_matrix or not op.has_decomposition for op in operations]
+    return sum(1 if one else _count_gates(op.decomposition()) for op, one in zip(operations, whole, strict=True))
 
 
 def _probes(images: int, n_qubits: int, weight_shape: tuple[int, ...] | None) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
         bad = (~angles.isfinite()).any(dim=1).nonzero()[0].item()
         raise InputError(f"the circuit {circuit_name(qnode)} ({title}): the angles of image {bad} are not finite")
     size = chunk_size(n_qubits)
-    results = torch.zeros_like(angles)
+    results, started = torch.zeros_like(angles), time.monotonic()
     with tqdm(total=n, unit="img", leave=False, desc=title, disable=distributed.rank() > 0) as bar:
         chunks = angles.split(size)
         for number, chunk, result in _dealt_out(range(len(chunks)), chunks, results.split(size)):
@@ -149,8 +150,16 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
             if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
                 raise InputError(f"{where}: expected values from -1 to 1, got {values.abs().max().item()}")
             result.copy_(values)
+            if number < distributed.world_size():
+                _say_if_long(title, (time.monotonic() - started) * len(chunks) / distributed.world_size())
             bar.update(min(len(chunk) * distributed.world_size(), n - first))
     return distributed.sum_of(results)
+
+
+def _say_if_long(title: str, seconds: float) -> None:
+    """One line where the first chunk shows that all of them will take more than ten minutes."""
+    if seconds > 600:
+        distributed.say(f"{title}: about {seconds / 3600:.1f} hours; descriptors are computed once and then cached")
 
 
 def descriptor_key(parameters: dict) -> str:

@@ -13,8 +13,9 @@ import torch
 
 from qcifar import distributed
 from qcifar.compiler import CompiledCircuit, NotCompilable
+from qcifar.compiler.record import MAX_QUBITS
 from qcifar.errors import InputError, describe
-from qcifar.quantum.checks import compare_with_pennylane, refuse_mixing, refuse_other_form
+from qcifar.quantum.checks import compare_with_pennylane, refuse_mixing, refuse_other_form, refuse_too_wide
 from qcifar.quantum.layer import circuit_name
 
 SLOWER = "20"  # see docs/measurements.md
@@ -90,6 +91,8 @@ def make_runner(
     )
     in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
     refuse_other_form(circuit, n_qubits, weight_shape)
+    if device_name == "default.qubit" or (device_name == "fast" and n_qubits > MAX_QUBITS):
+        refuse_too_wide(circuit, n_qubits, weight_shape, images, learns=diff_method == "backprop")
     refuse_mixing(in_pennylane, n_qubits, weight_shape, images)
     if device_name != "fast":
         return by_name()

@@ -11,8 +11,9 @@ import cifar100_baseline
 from qcifar.config import settings_from_constants
 from qcifar.errors import InputError
 from qcifar.experiment import recipe
+from qcifar.experiment.models import activation_bytes
 from qcifar.experiment.recipe import make_optimizer, make_schedule
-from tests.helpers.scripts import SMALL, flags
+from tests.helpers.scripts import SMALL, flags, prepare
 
 STEPS_A, STEPS_B, MAX_LR = 5, 7, 0.01
 
@@ -119,3 +120,17 @@ def test_frozen_weights_are_left_alone_and_not_decayed():
     optimizer.step()
     assert torch.equal(frozen, torch.ones(3)) and not torch.equal(free, torch.ones(3))
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (MAX_LR, 0.5)
+
+
+def test_memory_that_is_not_there_is_refused_with_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("qcifar.experiment.recipe.free_memory", lambda device: 10 * 2**20)
+    line = r"a step on 48 images of 32 pixels needs .* GB .* 0\.0 GB are free on cpu; --accumulate"
+    with pytest.raises(InputError, match=line):
+        prepare("baseline", tmp_path, "--batch-size", "1000000")
+    prepare("baseline", tmp_path, "--batch-size", "8")  # 0.5 MB an image
+
+
+def test_what_the_backward_pass_keeps_is_told_without_computing():
+    """Two convolutions of 8 channels and what stands between them, by hand."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 8, 3, padding=1), nn.Sigmoid())
+    assert activation_bytes(net, 16) == 4 * 16 * 16 * (3 + 8 + 8)  # the image, and the output of each sigmoid

@@ -121,3 +121,12 @@ def test_check_layer_refuses_what_is_no_expectation_value():
     layer = QuantumLayer(make_qnode(three_values, "default.qubit", 4, "backprop"), weights)
     with pytest.raises(InputError, match="three_values: expected a list of N_QUBITS = 4 expectation values, got 3"):
         check_layer(layer, 4, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("n_qubits", "device"), [(20, "fast"), (20, "default.qubit")])
+def test_memory_that_is_not_there_is_refused_with_the_numbers(n_qubits, device, monkeypatch):
+    monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 2**30)
+    circuit, shape = make_circuit(n_qubits, 2)
+    line = r"head_circuit on 20 qubits needs 200 GB on default.qubit \(128 images, 100 gates\), 1 GB are free"
+    with pytest.raises(InputError, match=line):  # 20 RX of the embedding, then two layers of 20 Rot and 20 CNOT
+        make_runner(circuit, device, n_qubits, shape, "backprop", images=128)
