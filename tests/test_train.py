@@ -178,7 +178,8 @@ def test_a_step_waits_for_nothing(loaders):
     with HostReads() as reads:
         train_one_epoch(
             model, loader, nn.CrossEntropyLoss(), optimizer, make_schedule(optimizer, 1e-3, 10), Progress(), title="",
-            autocast=contextlib.nullcontext(), accumulate=2, cores=UNWATCHED, stop=Stop(), save=None, save_every=math.inf,
+            autocast=contextlib.nullcontext(), accumulate=2, cores=UNWATCHED, stop=Stop(), save=None,
+            save_every=math.inf,
         )  # fmt: skip
     assert len(loader) == 10 and list(reads.places.values()) == [1], reads.places
     assert "in refuse_divergence" in next(iter(reads.places))
