@@ -3,6 +3,7 @@
     python cifar100_hybrid_Qhead.py                                          # the full recipe
     python cifar100_hybrid_Qhead.py --img-size 32 --weights none --epochs 3 --epochs-warmup 1 --run-dir runs/small
     python cifar100_hybrid_Qhead.py --schedule per_phase --alpha-start 0.5 --angle-scaling none   # as published
+    python cifar100_hybrid_Qhead.py --control fourier      # a classical twin in the circuit's place: docs/controls.md
 
 logits = logits_cls + alpha * logits_q, alpha = sigmoid(alpha_raw). Phase A (the first EPOCHS_WARMUP
 epochs) has the quantum branch off and frozen and trains the baseline to the bit; in phase B everything
@@ -15,6 +16,7 @@ import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 # isort: split
 import functools
 import math
+from dataclasses import replace
 
 import pennylane as qml
 import torch
@@ -28,7 +30,9 @@ from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, split_head
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
+from qcifar.quantum import controls
 from qcifar.quantum.checks import check_layer, circuit_fingerprint
+from qcifar.quantum.dependence import branch_dependence, branch_share, match_gain
 from qcifar.quantum.layer import QuantumLayer
 from qcifar.quantum.runner import make_runner, refuse_other_method, runs_on
 from qcifar.streams import torch_stream
@@ -65,6 +69,7 @@ SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
 ACCUMULATE = 1  # micro-batches a step: less memory, but batch norm sees BATCH_SIZE / ACCUMULATE images at a time
 SYNC_BATCHNORM = True  # under torchrun: batch norm over the batch of all processes; False: over each one's slice
 # quantum
+CONTROL = "quantum"  # quantum, or what stands in the circuit's place: see docs/controls.md
 N_QUBITS = 4  # width of the circuit
 QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
 N_LAYERS = 2  # of StronglyEntanglingLayers
@@ -73,9 +78,25 @@ SCHEDULE = "shared"  # shared: one OneCycle; per_phase: as published, a new opti
 ALPHA_START = 0.1  # alpha at the start of phase B; published: 0.5
 ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbounded as published
 DIFF_METHOD = "backprop"  # fast has no other; a PennyLane device: backprop, adjoint, parameter-shift or best
-
+CIRCUIT_SEED = 0  # of the weights that CONTROL frozen draws
+PLANT = 0.05  # CONTROL planted: probability that the branch names the true class
 
 own_rules = {  # what constants may be that only this experiment has, and their standard values
+    "CONTROL": own(
+        "quantum",
+        one_of(
+            "quantum",
+            "fourier",
+            "linear",
+            "tanh",
+            "mlp",
+            "product",
+            "frozen",
+            "off",
+            "jitter",
+            "planted",
+        ),
+    ),
     "N_QUBITS": own(4, whole(1, 20)),
     "QUANTUM_DEVICE": own("fast", text("fast or the name of a PennyLane device")),
     "N_LAYERS": own(2, whole(1, 1000)),
@@ -84,6 +105,8 @@ own_rules = {  # what constants may be that only this experiment has, and their 
     "ALPHA_START": own(0.1, real(0, 1, open_low=True, open_high=True)),
     "ANGLE_SCALING": own("tanh", one_of("tanh", "none")),
     "DIFF_METHOD": own("backprop", one_of("backprop", "adjoint", "parameter-shift", "best")),
+    "CIRCUIT_SEED": own(0, whole(0, 2**32 - 1)),
+    "PLANT": own(0.05, real(0, 1, open_low=True)),
 }
 
 
@@ -100,50 +123,95 @@ def make_circuit(n_qubits, n_layers):
     return circuit, qml.StronglyEntanglingLayers.shape(n_layers, n_qubits)
 
 
-class HybridNet(nn.Module):
-    """Backbone with a classical head and a quantum branch, fused by a learned gate.
+class Branch(nn.Module):
+    """The quantum branch: features (B, F) -> angles -> circuit -> logits_q (B, classes), in float32 throughout.
 
     Args:
-        net: the baseline network; its last layer becomes the classical head.
-        circuit: layer from angles (B, n_qubits) to expectation values (B, n_qubits).
+        features, classes: of the classical head.
+        circuit: layer from angles (B, n_qubits) to expectation values (B, n_qubits), or what stands in its place.
         n_qubits: width of the circuit.
-        angle_scaling: "tanh": angles pi * tanh(pre_q); "none": pre_q itself.
+        bounded: True: angles pi * tanh(pre_q); False: pre_q itself.
     """
 
-    def __init__(self, net, circuit, n_qubits, angle_scaling):
+    def __init__(self, features, classes, circuit, n_qubits, bounded):
         super().__init__()
-        self.classifier = split_head(net)
-        self.backbone = net
-        self.pre_q = nn.Linear(self.classifier.in_features, n_qubits)
+        self.pre_q = nn.Linear(features, n_qubits)
         self.circuit = circuit
-        self.post_q = nn.Linear(n_qubits, self.classifier.out_features)
+        self.post_q = nn.Linear(n_qubits, classes)
+        self.register_buffer("gain", torch.tensor(1.0))  # other than 1 for controls only
+        self.bounded = bounded
+
+    def forward(self, feats, x):
+        angles = self.pre_q(feats.float())  # (B, n_qubits)
+        if self.bounded:
+            angles = math.pi * torch.tanh(angles)
+        return self.post_q(self.gain * self.circuit(angles))
+
+
+class HybridNet(nn.Module):
+    """Backbone with a classical head and a branch beside it, fused by a learned gate.
+
+    Args:
+        net: the baseline network without its last layer.
+        classifier: that layer, the classical head.
+        branch: (features (B, F), x) -> logits_q (B, classes).
+    """
+
+    def __init__(self, net, classifier, branch):
+        super().__init__()
+        self.classifier = classifier
+        self.backbone = net
+        self.branch = branch
         self.alpha_raw = nn.Parameter(torch.tensor(-20.0))  # phase A: alpha = 2e-9
-        self.bounded = angle_scaling == "tanh"
         self.branch_on = False
 
     @property
     def alpha(self):
         return torch.sigmoid(self.alpha_raw)
 
+    def logits_q(self, feats, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return self.branch(feats, x)
+
     def forward(self, x):
-        feats = self.backbone(x)  # (B, 512)
+        feats = self.backbone(x[:, :3])  # (B, 512)
         logits = self.classifier(feats)  # (B, 100)
         if not self.branch_on:
             return logits  # the circuit is not evaluated
-        with torch.autocast(x.device.type, enabled=False):  # the branch is float32 throughout
-            angles = self.pre_q(feats.float())  # (B, n_qubits)
-            if self.bounded:
-                angles = math.pi * torch.tanh(angles)
-            return logits + self.alpha * self.post_q(self.circuit(angles))
+        return logits + self.alpha * self.logits_q(feats, x)
 
     def start_epoch(self, epoch, epochs_warmup, alpha_start):
         """Phase A before epoch `epochs_warmup`: branch off and frozen; phase B from then on."""
         self.branch_on = epoch >= epochs_warmup
-        for parameter in (*self.pre_q.parameters(), *self.circuit.parameters(), *self.post_q.parameters()):
+        for parameter in (*self.branch.parameters(), self.alpha_raw):
             parameter.requires_grad_(self.branch_on)
-        self.alpha_raw.requires_grad_(self.branch_on)
         if epoch == epochs_warmup:
             self.alpha_raw.data.fill_(math.log(alpha_start / (1 - alpha_start)))
+
+
+def make_branch(cfg, control, head, circuit, weight_shape):
+    """The branch with the circuit, or with what `control` puts in its place between the same two linear layers."""
+    if control == "planted":
+        return controls.PlantedBranch(head.out_features)
+    if control == "product":
+        circuit = controls.without_entanglers(circuit)
+    runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, weight_shape, cfg.diff_method, cfg.batch_size)
+    with torch_stream(cfg.seed, "quantum"):  # the same draws for all controls
+        weights = 2 * math.pi * torch.rand(weight_shape)  # radians
+        layer = QuantumLayer(runner, weights)
+        bounded = cfg.angle_scaling == "tanh" and control not in ("linear", "tanh")
+        branch = Branch(head.in_features, head.out_features, layer, cfg.n_qubits, bounded)
+    with torch_stream(cfg.seed, "control"):
+        if control == "fourier":
+            branch.circuit = controls.Fourier(cfg.n_qubits)
+        elif control == "mlp":
+            branch.circuit = controls.mlp(cfg.n_qubits, controls.live_weights(layer, cfg.n_qubits))
+        elif control in ("linear", "tanh"):
+            branch.circuit = {"linear": nn.Identity, "tanh": nn.Tanh}[control]()
+    if control == "frozen":
+        with torch_stream(cfg.circuit_seed, "frozen"):
+            branch.circuit = QuantumLayer(runner, 2 * math.pi * torch.rand(weight_shape), learns=False)
+    return branch
 
 
 def prepare(cfg):
@@ -153,38 +221,69 @@ def prepare(cfg):
             f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}"
         )
     refuse_other_method(cfg.quantum_device, cfg.diff_method)
+    controls.refuse_unused(cfg)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
     circuit, weight_shape = make_circuit(cfg.n_qubits, cfg.n_layers)
     fingerprint = circuit_fingerprint(circuit, (2, cfg.n_qubits), weight_shape)
     run = open_run(__file__, cfg, "cifar100_hybrid_qhead", own_rules, device, precision, parts, circuits=[fingerprint])
 
-    train_loader, val_loader, test_loader = make_loaders(parts, cfg)
+    hints = functools.partial(controls.planted_hints, cfg, parts) if cfg.control == "planted" else None
+    train_loader, val_loader, test_loader = make_loaders(parts, cfg, hints)
     net = build_network(cfg, run.note)
-    runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, weight_shape, cfg.diff_method, cfg.batch_size)
-    with torch_stream(cfg.seed, "quantum"):
-        weights = 2 * math.pi * torch.rand(weight_shape)  # radians
-        model = HybridNet(net, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
+    if cfg.control in ("off", "jitter"):  # no branch
+        model, branch = net, None
+        if cfg.control == "jitter":
+            run.note(controls.jitter(net, cfg.seed, run.experiment))
+    else:
+        classifier = split_head(net)
+        branch = make_branch(cfg, cfg.control, classifier, circuit, weight_shape)
+        model = HybridNet(net, classifier, branch)
     model = place(model, device, cfg)
-    check_layer(model.circuit, cfg.n_qubits, device, run.note)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
     cycles = (cfg.epochs_warmup, cfg.epochs - cfg.epochs_warmup) if cfg.schedule == "per_phase" else (cfg.epochs,)
     scheduler = make_schedule(optimizer, cfg.max_lr, *(epochs * len(train_loader) for epochs in cycles))
-    return Prepared(
+    it = Prepared(
         run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
-        autocast(device, precision),
-        on_epoch_start=lambda epoch: model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start),
-        on_epoch_end=lambda epoch, row: row.update(alpha=model.alpha.item()),
-        facts=lambda: {
-            "control": "quantum",
-            "params_quantum": model.circuit.weights.numel(),
-            "quantum_device": runs_on(runner),
+        autocast(device, precision), facts=lambda: {"control": cfg.control, "branch_on": False},
+    )  # fmt: skip
+    return it if branch is None else with_branch(it, cfg, circuit, weight_shape)
+
+
+def with_branch(it, cfg, circuit, weight_shape):
+    """What the branch adds to training and to the results."""
+    model, device = it.model, it.train_loader.images.device
+    layer = getattr(model.branch, "circuit", None)
+    quantum = layer if isinstance(layer, QuantumLayer) else None
+    if quantum is not None:
+        check_layer(quantum, cfg.n_qubits, device, it.run.note)
+    twin = None
+    if cfg.control != "quantum":
+        learning = sum(weight.numel() for weight in layer.parameters()) if layer is not None else 0
+        it.run.note(f"CONTROL {cfg.control}: {learning} weights learn in the circuit's place")
+        twin = make_branch(cfg, "quantum", model.classifier, circuit, weight_shape).to(device)
+
+    def on_epoch_start(epoch):
+        model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start)
+        if epoch == cfg.epochs_warmup and twin is not None:
+            match_gain(model, twin, it.train_loader, epoch, cfg.plant)
+
+    def facts():
+        return {
+            "control": cfg.control,
+            "params_quantum": 0 if quantum is None else sum(weight.numel() for weight in quantum.parameters()),
+            "quantum_device": None if quantum is None else runs_on(quantum.runner),
             "alpha": model.alpha.item(),
             "branch_on": model.branch_on,  # False if the best epoch lies in phase A
-        },
-    )  # fmt: skip
+            "dependence": branch_dependence(model, it.test_loader, it.autocast, cfg.seed),
+        }
+
+    def on_epoch_end(epoch, row):
+        row.update(alpha=model.alpha.item(), **branch_share(model, it.val_loader, it.criterion, it.autocast))
+
+    return replace(it, on_epoch_start=on_epoch_start, on_epoch_end=on_epoch_end, facts=facts)
 
 
 def main(argv=None):

@@ -17,12 +17,16 @@ class QuantumLayer(nn.Module):
     Args:
         runner: from `make_runner`: (inputs (B, n), weights) -> values (B, n), or n of shape (B,).
         weights: initial value of the circuit's weights.
+        learns: False makes them a buffer.
     """
 
-    def __init__(self, runner: Callable, weights: torch.Tensor):
+    def __init__(self, runner: Callable, weights: torch.Tensor, learns: bool = True):
         super().__init__()
         self.runner = runner
-        self.weights = nn.Parameter(weights)
+        if learns:
+            self.weights = nn.Parameter(weights)
+        else:
+            self.register_buffer("weights", weights)
 
     @torch.compiler.disable  # torch.compile goes through the compiled circuit, but cannot look into PennyLane
     def _outside_torch(self, inputs, weights):
