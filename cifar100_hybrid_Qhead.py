@@ -247,7 +247,7 @@ def prepare(cfg):
     scheduler = make_schedule(optimizer, cfg.max_lr, *(epochs * len(train_loader) for epochs in cycles))
     it = Prepared(
         run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
-        autocast(device, precision), facts=lambda: {"control": cfg.control, "branch_on": False},
+        autocast(device, precision), facts=lambda logits: {"control": cfg.control, "branch_on": False},
     )  # fmt: skip
     return it if branch is None else with_branch(it, cfg, circuit, weight_shape)
 
@@ -270,14 +270,14 @@ def with_branch(it, cfg, circuit, weight_shape):
         if epoch == cfg.epochs_warmup and twin is not None:
             match_gain(model, twin, it.train_loader, epoch, cfg.plant)
 
-    def facts():
+    def facts(logits):
         return {
             "control": cfg.control,
             "params_quantum": 0 if quantum is None else sum(weight.numel() for weight in quantum.parameters()),
             "quantum_device": None if quantum is None else runs_on(quantum.runner),
             "alpha": model.alpha.item(),
             "branch_on": model.branch_on,  # False if the best epoch lies in phase A
-            "dependence": branch_dependence(model, it.test_loader, it.autocast, cfg.seed),
+            "dependence": branch_dependence(model, it.test_loader, it.autocast, logits, cfg.seed),
         }
 
     def on_epoch_end(epoch, row):

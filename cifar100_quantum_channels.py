@@ -4,6 +4,7 @@
     python cifar100_quantum_channels.py --img-size 32 --weights none --epochs 3 --run-dir runs/small
     python cifar100_quantum_channels.py --circuits published --no-align-maps --map-scaling minmax \\
         --extra-channel-init mean                                            # as published
+    python cifar100_quantum_channels.py --control shuffled     # other maps in place of the circuits': docs/controls.md
 
 Each image's grey cell means become rotation angles of two circuits, an edge and a texture descriptor
 (`qnode_edge`, `qnode_tex`). Their expectation values are computed once per image, cached in
@@ -22,15 +23,24 @@ import torch
 from torch import nn
 
 from DLfunctions import evaluate, train_model
-from qcifar.config import SWITCH, one_of, own, settings_from_constants, text, whole
+from qcifar.config import SWITCH, one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import run_script
 from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
+from qcifar.quantum import controls
 from qcifar.quantum.checks import circuit_fingerprint
-from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, chunk_size, refuse_small_image
+from qcifar.quantum.dependence import maps_dependence
+from qcifar.quantum.descriptors import (
+    PREPROCESSING,
+    QuantumMaps,
+    cached_descriptors,
+    chunk_size,
+    input_angles,
+    refuse_small_image,
+)
 from qcifar.quantum.runner import make_runner, runs_on
 
 # run
@@ -65,6 +75,7 @@ SELECT_BY = "f1"  # best epoch on validation by f1 (macro), top1 or loss
 ACCUMULATE = 1  # micro-batches a step: less memory, but batch norm sees BATCH_SIZE / ACCUMULATE images at a time
 SYNC_BATCHNORM = True  # under torchrun: batch norm over the batch of all processes; False: over each one's slice
 # quantum
+CONTROL = "quantum"  # quantum, or what makes the maps in the circuits' place: see docs/controls.md
 N_QUBITS = 4  # cells of the image, one qubit each: 4 = 2 x 2 (2 standardised cells carry one bit only)
 QUANTUM_DEVICE = "fast"  # fast (compiled to torch) or any PennyLane device
 CIRCUITS = "default"  # default (no gate without effect) or published
@@ -73,8 +84,24 @@ QUANTUM_IMAGE_SIZE = 28  # side of the grey image whose cells are averaged, pixe
 ALIGN_MAPS = True  # maps follow the image's crop and flip; published: False
 MAP_SCALING = "fixed"  # fixed keeps [-1, 1]; minmax stretches each map to [0, 1] as published
 EXTRA_CHANNEL_INIT = "zero"  # conv1 filters of QE and QT: zero starts as the baseline; mean (of RGB) as published
+CIRCUIT_SEED = 0  # of the random features of CONTROL fourier
+PLANT = 0.05  # CONTROL planted: probability that the maps name the true class
 
 own_rules = {  # what constants may be that only this experiment has, and their standard values
+    "CONTROL": own(
+        "quantum",
+        one_of(
+            "quantum",
+            "product",
+            "raw",
+            "fourier",
+            "shuffled",
+            "noise",
+            "constant",
+            "jitter",
+            "planted",
+        ),
+    ),
     "N_QUBITS": own(4, whole(2, 20)),  # the descriptors entangle neighbours
     "QUANTUM_DEVICE": own("fast", text("fast or the name of a PennyLane device")),
     "CIRCUITS": own("default", one_of("default", "published")),
@@ -83,6 +110,8 @@ own_rules = {  # what constants may be that only this experiment has, and their 
     "ALIGN_MAPS": own(True, SWITCH),
     "MAP_SCALING": own("fixed", one_of("fixed", "minmax")),
     "EXTRA_CHANNEL_INIT": own("zero", one_of("zero", "mean")),
+    "CIRCUIT_SEED": own(0, whole(0, 2**32 - 1)),
+    "PLANT": own(0.05, real(0, 1, open_low=True)),
 }
 
 
@@ -170,8 +199,8 @@ def widen_first_conv(net, extra_channels, init):
     net.set_submodule(name, new)
 
 
-def quantum_maps(cfg, parts, qnodes, fingerprints, name):
-    """The two maps of the images of part `name`, from their cached or newly computed descriptors."""
+def quantum_descriptors(cfg, parts, qnodes, fingerprints, name):
+    """Edge and texture descriptors (n, n_qubits) of the images of part `name`, cached or newly computed."""
     part = getattr(parts, name)
     descriptors = []
     for kind, qnode, fingerprint in zip(("edge", "tex"), qnodes, fingerprints, strict=True):
@@ -187,16 +216,39 @@ def quantum_maps(cfg, parts, qnodes, fingerprints, name):
         }
         folder = Path(cfg.run_dir) / "cifar100_quantum_channels" / "descriptors"
         values = cached_descriptors(folder, name, kind, qnode, part.images, part.index, parameters)
-        descriptors.append(values.to(part.images.device))
+        descriptors.append(values)
+    return descriptors
+
+
+def make_maps(cfg, parts, quantum, name):
+    """The two maps of the images of part `name`, or what CONTROL puts in their place.
+
+    `quantum` gives the circuits' descriptors of a part.
+    """
+    part = getattr(parts, name)
+    if cfg.control == "planted":
+        return controls.PlantedMaps(controls.planted_classes(part.labels, name, cfg.plant, cfg.seed), cfg.img_size)
+    if cfg.control in ("raw", "fourier"):
+        angles = input_angles(part.images, cfg.n_qubits, cfg.quantum_image_size)
+        descriptors = controls.random_features(angles, cfg.circuit_seed) if cfg.control == "fourier" else 2 * [angles]
+    else:
+        descriptors = quantum(name)
+    if cfg.control in ("shuffled", "noise", "constant"):
+        moments = [(values.mean(), values.std()) for values in quantum("train")]
+        descriptors = controls.replaced(descriptors, cfg.control, name, cfg.seed, moments)
+    descriptors = [values.to(part.images.device, torch.float32) for values in descriptors]
     return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
 
 
 def prepare(cfg):
     """Everything that is trained and tested, as the constants say."""
     refuse_small_image(cfg.n_qubits, cfg.quantum_image_size)
+    controls.refuse_unused(cfg)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
     circuits = make_circuits(cfg.circuits, cfg.n_qubits, cfg.quantum_depth)
+    if cfg.control == "product":
+        circuits = [controls.without_entanglers(circuit) for circuit in circuits]
     fingerprints = [circuit_fingerprint(circuit, (1, cfg.n_qubits)) for circuit in circuits]
     run = open_run(
         __file__, cfg, "cifar100_quantum_channels", own_rules, device, precision, parts, circuits=fingerprints
@@ -205,19 +257,32 @@ def prepare(cfg):
     qnodes = [
         make_runner(circuit, cfg.quantum_device, cfg.n_qubits, images=chunk_size(cfg.n_qubits)) for circuit in circuits
     ]
-    maps = functools.partial(quantum_maps, cfg, parts, qnodes, fingerprints)
+    quantum = functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints)
+    maps = functools.partial(make_maps, cfg, parts, quantum) if cfg.control != "jitter" else None
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)
-    widen_first_conv(model, 2, cfg.extra_channel_init)
+    if maps is None:  # the baseline, but for one weight
+        run.note(controls.jitter(model, cfg.seed, run.experiment))
+    else:
+        widen_first_conv(model, 2, cfg.extra_channel_init)
     model = place(model, device, cfg)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
     scheduler = make_schedule(optimizer, cfg.max_lr, cfg.epochs * len(train_loader))
+    ran = cfg.control in ("quantum", "product", "shuffled", "noise", "constant")
+
+    def facts(logits):
+        return {
+            "control": cfg.control,
+            "params_quantum": 0,
+            "quantum_device": runs_on(*qnodes) if ran else None,
+            "dependence": maps and maps_dependence(model, test_loader, mixed, logits, cfg.seed),
+        }
+
+    mixed = autocast(device, precision)
     return Prepared(
-        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
-        autocast(device, precision),
-        facts=lambda: {"control": "quantum", "params_quantum": 0, "quantum_device": runs_on(*qnodes)},
+        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler, mixed, facts=facts,
     )  # fmt: skip
 
 

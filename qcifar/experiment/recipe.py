@@ -38,6 +38,11 @@ class Parts(NamedTuple):
     test: Part
 
 
+def no_facts(logits: np.ndarray) -> dict:
+    """An experiment without entries of its own in result.json."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What `prepare` of a script returns: everything that is trained and tested, before its first step."""
@@ -54,7 +59,7 @@ class Prepared:
     autocast: torch.autocast
     on_epoch_start: Callable[[int], None] | None = None  # see `DLfunctions.train_model`
     on_epoch_end: Callable[[int, dict], None] | None = None
-    facts: Callable[[], dict] = dict  # the experiment's own entries of result.json, asked for after training
+    facts: Callable[[np.ndarray], dict] = no_facts  # test logits -> the experiment's own entries of result.json
 
 
 def load_parts(cfg, device: torch.device) -> Parts:

@@ -64,7 +64,8 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         "test_images": len(labels),
         "alpha": None,
         "branch_on": None,
-    } | prepared.facts()
+        "dependence": None,
+    } | prepared.facts(logits)
     write_json(run.result_path, result)
     run.log(describe_result(result))
     run.give_back()

@@ -6,6 +6,7 @@ have `backbone` (images -> features), `classifier`, `branch`, `alpha` and `logit
 
 import math
 
+import numpy as np
 import torch
 
 from qcifar.quantum.controls import PlantedBranch, matched_gain
@@ -82,30 +83,52 @@ def branch_share(model, loader, criterion, autocast) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def branch_dependence(model, loader, autocast, seed: int) -> dict | None:
+def branch_dependence(model, loader, autocast, logits: np.ndarray, seed: int) -> dict | None:
     """Test accuracy of the trained network without its branch, and with the branch's input of other images.
 
-    None if the branch is off in these weights anyway.
+    Args:
+        logits: (n, classes) of the whole network on the loader's images.
+
+    Returns:
+        See `scores_of`; None if the branch is off in these weights anyway.
     """
     if not model.branch_on:
         return None
     model.eval()
-    logits_cls, feats, hints = [], [], []
+    without, feats, hints = [], [], []
     for x, _ in loader.batches():
         with autocast:
             feats.append(model.backbone(x[:, :3]))
-            logits_cls.append(model.classifier(feats[-1]).float())
+            without.append(model.classifier(feats[-1]).float())
         hints.append(x[:, :, :1, :1])  # what a branch may read beside the features
-    logits_cls, feats, hints = map(torch.cat, (logits_cls, feats, hints))
+    without, feats, hints = map(torch.cat, (without, feats, hints))
+    order = shuffled_order(len(feats), seed).to(feats.device)
+    batches = zip(feats[order].split(loader.batch_size), hints[order].split(loader.batch_size), strict=True)
+    shuffled = without + model.alpha * torch.cat([model.logits_q(*batch) for batch in batches])
+    return scores_of(logits, without, shuffled, loader.labels)
 
-    def whole(order):
-        batches = zip(feats[order].split(loader.batch_size), hints[order].split(loader.batch_size), strict=True)
-        return logits_cls + model.alpha * torch.cat([model.logits_q(*batch) for batch in batches])
 
-    shuffled = whole(shuffled_order(len(feats), seed).to(feats.device))
-    return scores_of(loader.labels, logits_cls, whole(slice(None))) | {
-        "top1_input_shuffled": top1(shuffled, loader.labels)
-    }
+@torch.inference_mode()
+def maps_dependence(model, loader, autocast, logits: np.ndarray, seed: int) -> dict:
+    """Test accuracy of the trained network with its maps at their mean over the images, and with those of others.
+
+    Args:
+        logits: (n, classes) of the network on the loader's images.
+
+    Returns:
+        See `scores_of`.
+    """
+    model.eval()
+    n = len(loader.images)
+    mean = sum(x[:, 3:].sum(0) for x, _ in loader.batches()) / n  # (P, S, S)
+    order = shuffled_order(n, seed).to(loader.images.device)
+    at_mean, shuffled = [], []
+    for x, places in loader.batches():
+        others = loader.extra(order[places], *loader.matrices)  # (B, P, S, S)
+        for maps, found in ((mean.expand_as(others), at_mean), (others, shuffled)):
+            with autocast:
+                found.append(model(torch.cat([x[:, :3], maps], dim=1)).float())
+    return scores_of(logits, torch.cat(at_mean), torch.cat(shuffled), loader.labels)
 
 
 def shuffled_order(n: int, seed: int) -> torch.Tensor:
@@ -113,16 +136,20 @@ def shuffled_order(n: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(stream(seed, "dependence").permutation(n))
 
 
-def scores_of(labels: torch.Tensor, without: torch.Tensor, whole: torch.Tensor) -> dict:
-    """Accuracies in [0, 1] with and without the quantum part, and the numbers of images that it fixes and breaks."""
-    right, alone = whole.argmax(1) == labels, without.argmax(1) == labels
+def scores_of(logits: np.ndarray, without: torch.Tensor, shuffled: torch.Tensor, labels: torch.Tensor) -> dict:
+    """Accuracies in [0, 1], and how many images the quantum part fixes and breaks.
+
+    Args:
+        logits, without, shuffled: (n, classes) of the network as it is, without what its quantum part says of an image
+            ("top1_without"), and with the quantum part of another image ("top1_shuffled").
+        labels: (n,).
+    """
+    labels = labels.cpu()
+    right, alone, mixed = (torch.as_tensor(values).cpu().argmax(1) == labels for values in (logits, without, shuffled))
     return {
-        "top1": top1(whole, labels),
-        "top1_branch_off": top1(without, labels),
+        "top1": right.double().mean().item(),
+        "top1_without": alone.double().mean().item(),
+        "top1_shuffled": mixed.double().mean().item(),
         "fixed": int((right & ~alone).sum()),
         "broken": int((alone & ~right).sum()),
     }
-
-
-def top1(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return (logits.argmax(1) == labels).double().mean().item()
