@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from cifar100_hybrid_Qhead import HybridNet, head_circuit, make_circuit
+from cifar100_hybrid_Qhead import Branch, HybridNet, head_circuit, make_circuit
+from qcifar.experiment.models import split_head
 from qcifar.quantum.checks import circuit_fingerprint
+from qcifar.quantum.controls import fourier_features
 from qcifar.quantum.layer import QuantumLayer, circuit_name
 from qcifar.quantum.runner import make_qnode
 from qcifar.streams import torch_stream
@@ -39,21 +41,12 @@ def test_last_omega_of_the_head_has_no_gradient():
     assert gradient[-1, :, :2].min() > 1e-4 and gradient[0].min() > 1e-4
 
 
-def products_of_one_cos_sin(angles):
-    """(B, n) -> (B, 3^n): for each qubit 1, cos or sin of its angle, multiplied over the qubits."""
-    features = torch.ones(len(angles), 1, dtype=angles.dtype)
-    for angle in angles.unbind(1):
-        each = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], dim=1)
-        features = (features[:, :, None] * each[:, None]).flatten(1)
-    return features
-
-
 @pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 2), (4, 2), (4, 5)])
 def test_the_heads_circuit_is_a_linear_map_of_fixed_features(n_qubits, n_layers):
     """A classical layer on these 3^n features can do everything that it can."""
     weights = random_head(n_qubits, n_layers)[1].double()
     angles = torch.randn(400, n_qubits, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    features = products_of_one_cos_sin(angles)
+    features = fourier_features(angles)
     assert features.shape[1] == 3**n_qubits
 
     def error_on_others(circuit):
@@ -74,13 +67,13 @@ def test_the_heads_circuit_is_a_linear_map_of_fixed_features(n_qubits, n_layers)
 @pytest.mark.parametrize("how", [*HOW, ("lightning.qubit", "adjoint")])
 def test_head_can_be_pickled(how):
     inputs, weights = random_head(3)
-    model = HybridNet(network("resnet18", seed=5), head_layer(3, weights, *how), 3, "tanh").eval()
+    model = hybrid_net(head_layer(3, weights, *how), 3).eval()
     model.start_epoch(0, epochs_warmup=0, alpha_start=0.3)
     again = pickle.loads(pickle.dumps(model))
-    assert circuit_name(again.circuit.runner) == circuit_name(model.circuit.runner) == "head_circuit"
+    assert circuit_name(again.branch.circuit.runner) == circuit_name(model.branch.circuit.runner) == "head_circuit"
     assert torch.equal(again(PICTURES), model(PICTURES))
-    pairs = zip(values_and_gradients(again.circuit, inputs), values_and_gradients(model.circuit, inputs), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    found, expected = (values_and_gradients(one.branch.circuit, inputs) for one in (again, model))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 1), (4, 2), (6, 3)])
@@ -96,17 +89,23 @@ def test_fingerprint_of_the_head_is_that_of_its_gates(n_qubits, n_layers):
     assert circuit_fingerprint(circuit, *shapes) == circuit_fingerprint(written_otherwise, *shapes)
 
 
-def hybrid(angle_scaling="tanh"):
-    """resnet18 with four qubits, and a list that receives the angles of every call of the circuit."""
-    resnet, calls = network("resnet18", seed=5), []
+def hybrid_net(layer, n_qubits, bounded=True):
+    net = network("resnet18", seed=5)
+    classifier = split_head(net)
     with torch_stream(5, "branch"):
-        model = HybridNet(resnet, head_layer(4, random_head(4)[1]), 4, angle_scaling)
-    model.circuit.register_forward_hook(lambda _, inputs, output: calls.append(inputs[0]))
+        branch = Branch(classifier.in_features, classifier.out_features, layer, n_qubits, bounded)
+    return HybridNet(net, classifier, branch)
+
+
+def hybrid(bounded=True):
+    """resnet18 with four qubits, and a list that receives the angles of every call of the circuit."""
+    model, calls = hybrid_net(head_layer(4, random_head(4)[1]), 4, bounded), []
+    model.branch.circuit.register_forward_hook(lambda _, inputs, output: calls.append(inputs[0]))
     return model, calls
 
 
 def branch(model):
-    return [model.alpha_raw, model.circuit.weights, *model.pre_q.parameters(), *model.post_q.parameters()]
+    return [model.alpha_raw, *model.branch.parameters()]
 
 
 def test_branch_off_is_the_plain_network_to_the_bit():
@@ -139,18 +138,19 @@ def test_start_epoch_freezes_and_opens_the_branch():
     assert without_warmup.alpha.item() == 0.5 and without_warmup.alpha_raw.requires_grad
 
 
-@pytest.mark.parametrize("angle_scaling", ["tanh", "none"])
-def test_branch_on_adds_alpha_times_the_circuit(angle_scaling):
-    model, calls = hybrid(angle_scaling)
-    model.eval().pre_q.weight.data.mul_(20)  # beyond pi where nothing bounds the angles
+@pytest.mark.parametrize("bounded", [True, False])
+def test_branch_on_adds_alpha_times_the_circuit(bounded):
+    model, calls = hybrid(bounded)
+    pre_q, post_q = model.eval().branch.pre_q, model.branch.post_q
+    pre_q.weight.data.mul_(20)  # beyond pi where nothing bounds the angles
     model.start_epoch(1, epochs_warmup=1, alpha_start=0.3)
     logits, feats = model(PICTURES), model.backbone(PICTURES)
-    angles = feats @ model.pre_q.weight.T + model.pre_q.bias
-    angles = math.pi * torch.tanh(angles) if angle_scaling == "tanh" else angles
+    angles = feats @ pre_q.weight.T + pre_q.bias
+    angles = math.pi * torch.tanh(angles) if bounded else angles
     torch.testing.assert_close(calls[0], angles, rtol=0, atol=1e-4)
-    assert (calls[0].abs().max() <= math.pi + 1e-6) == (angle_scaling == "tanh")
-    values = torch_layer(4, model.circuit.weights.detach())(calls[0]).float()
-    expected = model.classifier(feats) + 0.3 * (values @ model.post_q.weight.T + model.post_q.bias)
+    assert (calls[0].abs().max() <= math.pi + 1e-6) == bounded
+    values = torch_layer(4, model.branch.circuit.weights.detach())(calls[0]).float()
+    expected = model.classifier(feats) + 0.3 * (values @ post_q.weight.T + post_q.bias)
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
     nn.functional.cross_entropy(logits, torch.arange(4)).backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in (*branch(model), *model.backbone.parameters()))

@@ -77,8 +77,8 @@ def fourier_coefficients(function: Callable, n: int) -> torch.Tensor:
     one = fourier_features(points[:, None])  # (3 points, 3 features)
     coefficients = values.reshape(*[3] * n, -1)
     for axis in range(n):  # the features factorise, and so does the system
-        coefficients = torch.linalg.solve(one, coefficients.movedim(axis, 0).flatten(1)).view(3, *[3] * (n - 1), -1)
-        coefficients = coefficients.movedim(0, axis)
+        moved = coefficients.movedim(axis, 0)  # (3, ..., N)
+        coefficients = torch.linalg.solve(one, moved.flatten(1)).view(moved.shape).movedim(0, axis)
     coefficients = coefficients.flatten(0, n - 1).T  # (N, 3^n)
     tries = 2 * math.pi * torch.rand(64, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     worst = (function(tries) - fourier_features(tries) @ coefficients.T).abs().max().item()
@@ -121,9 +121,11 @@ def without_entanglers(circuit: Callable) -> Callable:
 
     def product(*arguments, **more):
         tape = qml.tape.make_qscript(circuit)(*arguments, **more)
-        for op in _gates(tape.operations):
-            if len(op.wires) == 1:
-                qml.apply(op)
+        with qml.QueuingManager.stop_recording():  # what templates consist of is not meant to be applied
+            gates = list(_gates(tape.operations))
+        for gate in gates:
+            if len(gate.wires) == 1:
+                qml.apply(gate)
         return [qml.apply(measurement) for measurement in tape.measurements]
 
     product.__name__ = f"product_{getattr(circuit, '__name__', 'circuit')}"
@@ -132,7 +134,7 @@ def without_entanglers(circuit: Callable) -> Callable:
 
 def _gates(operations):
     for op in operations:
-        if len(op.wires) > 1 and not op.has_matrix and op.has_decomposition:
+        if type(op).__module__.startswith("pennylane.templates.") and op.has_decomposition:
             yield from _gates(op.decomposition())
         else:
             yield op

@@ -213,7 +213,7 @@ def wrapped(kind, state):
         return {"model": state, "epoch": 3, "identity": {}}
     head = {key.replace("fc.", "classifier."): value for key, value in state.items() if key.startswith("fc.")}
     return {"model": {f"backbone.{key}": value for key, value in backbone(state).items()} | head | {
-        "alpha_raw": torch.tensor(0.1), "pre_q.weight": torch.zeros(4, 512)}}  # fmt: skip
+        "alpha_raw": torch.tensor(0.1), "branch.pre_q.weight": torch.zeros(4, 512)}}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["Lightning", "torch.compile", "deep", "this bench's best.pt", "the head's best.pt"])
