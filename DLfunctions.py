@@ -73,8 +73,7 @@ def train_model(
         autocast: context manager around each forward pass.
         checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
         accumulate: micro-batches of equal size that a step's gradient is averaged over.
-        on_epoch_start: called with the epoch's number (from 0) before its first step, also when a run goes on
-            inside an epoch; the checkpoint then overwrites what it set.
+        on_epoch_start: called with the epoch's number (from 0) at its start and, resumed, before its state is restored.
         on_epoch_end: called with (epoch, row); may add entries to the row of metrics.csv.
 
     Returns: the model with the weights of the best epoch, and the history, one dict an epoch.

@@ -9,6 +9,7 @@ process that was killed left behind cannot count twice. The parts of tensorboard
 """
 
 import numbers
+import os
 import time
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def delete_event_files(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def empty_event_files(folder: Path) -> None:
+    """Leave no event, but the newest file: a TensorBoard that has it open does not go on to another if it is gone."""
+    *older, newest = sorted(folder.glob(PATTERN)) or [None]
+    for path in older:
+        path.unlink()
+    if newest is not None:
+        os.truncate(newest, 0)
+
+
 def scalars(row: dict) -> dict[str, float]:
     """The numbers of a row of metrics.csv under grouped names: `train_loss` -> `loss/train`, `lr` -> `run/lr`."""
     found = {}
@@ -36,7 +46,7 @@ def scalars(row: dict) -> dict[str, float]:
 
 
 class EventFile:
-    """The event file of a training that begins or goes on now; it replaces those of earlier starts.
+    """The event file of a training that begins or goes on now, in place of those of earlier starts.
 
     A file that cannot be written ends with one line on the screen; the run goes on.
 
@@ -68,7 +78,7 @@ class EventFile:
         try:
             if anew:
                 make_folder(self.path.parent)
-                delete_event_files(self.path.parent)
+                empty_event_files(self.path.parent)
             with self.path.open("ab") as file:
                 writer = RecordWriter(file)
                 for event in events:

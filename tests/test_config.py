@@ -311,6 +311,19 @@ def test_help_shows_docstring_flags_comments_and_defaults(tmp_path, capsys):
     assert "--resume, --no-resume go on (default True)" in shown
 
 
+def test_arguments_without_a_flag(tmp_path, capsys):
+    content = script_with(tmp_path, "EPOCHS = 3  # passes")
+    arguments = (("run", None, "a run's folder"), ("images", "*", "100 % of them"))
+    for given in (["a", "b", "c", "--epochs", "4"], ["a", "--epochs", "4", "b", "c"]):
+        settings = settings_from_constants(content, given, arguments=arguments)
+        assert vars(settings) == {"epochs": 4, "run": "a", "images": ["b", "c"]}
+    with pytest.raises(InputError, match="required: run"):
+        settings_from_constants(content, [], arguments=arguments)
+    with pytest.raises(SystemExit):
+        settings_from_constants(content, ["--help"], arguments=arguments)
+    assert "100 % of them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", MODULES)
 def test_help_of_the_scripts(script, capsys):
     with pytest.raises(SystemExit):
