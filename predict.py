@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from qcifar.comparison.outcomes import CLASS_NAMES
 from qcifar.config import Rule, flag, own, settings_from_constants
-from qcifar.data.loader import EvalLoader
+from qcifar.data.loader import EvalLoader, ExtraChannels
 from qcifar.errors import InputError, describe, run_script
 from qcifar.experiment.identity import differences
 from qcifar.experiment.recipe import SPLIT_FILE, Prepared
@@ -230,35 +230,39 @@ def read_images(path: Path) -> tuple[list[str], torch.Tensor]:
 
 
 @torch.inference_mode()
-def logits_of(it: Prepared, images: torch.Tensor, branch: bool = True) -> torch.Tensor:
-    """Logits (n, 100) float32 of images (n, 3, 32, 32) uint8, on the CPU; `branch` False: without it, see `has_branch`.
+def logits_of(it: Prepared, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Logits (n, 100) float32 of images (n, 3, 32, 32) uint8, on the CPU.
+
+    Returns:
+        {"": logits}, and where there is a branch (the head's, or maps as further channels) also {"without_": logits}.
 
     Raises:
         InputError: the circuit fails, or a logit is not finite.
     """
-    images, extra = images.to(it.test_loader.images.device), None
-    if it.extra_channels:
-        maps = it.extra_channels(images)
-        extra = maps if branch else lambda *place: torch.zeros_like(maps(*place))
-    loader = EvalLoader(images, None, it.test_loader.batch_size, it.run.identity["IMG_SIZE"], extra)
+    images = images.to(it.test_loader.images.device)
+    maps = it.extra_channels(images) if it.extra_channels else None
+    found = {"": _through_network(it, images, maps)}
     was_on = getattr(it.model, "branch_on", None)
     if was_on is not None:
-        it.model.branch_on = was_on and branch
-    found = []
-    for x, _ in tqdm(loader.batches(), total=len(loader), unit="batch", leave=False, desc="network", delay=1.0):
-        with it.autocast:
-            found.append(it.model(x).to("cpu", torch.float32))
+        it.model.branch_on = False
+    if was_on is not None or maps is not None:
+        nothing = maps and (lambda *place: torch.zeros_like(maps(*place)))
+        found["without_"] = _through_network(it, images, nothing)
     if was_on is not None:
         it.model.branch_on = was_on
-    logits = torch.cat(found)
+    return found
+
+
+def _through_network(it: Prepared, images: torch.Tensor, maps: ExtraChannels | None) -> torch.Tensor:
+    loader = EvalLoader(images, None, it.test_loader.batch_size, it.run.identity["IMG_SIZE"], maps)
+    rows = []
+    for x, _ in tqdm(loader.batches(), total=len(loader), unit="batch", leave=False, desc="network", delay=1.0):
+        with it.autocast:
+            rows.append(it.model(x).to("cpu", torch.float32))
+    logits = torch.cat(rows)
     if not bool(logits.isfinite().all()):
-        raise InputError(f"{it.run.folder}: logits are not finite; this run cannot predict")
+        raise InputError(f"{it.run.experiment}: logits are not finite; this run cannot predict")
     return logits
-
-
-def has_branch(it: Prepared) -> bool:
-    """Whether there is something to leave out: the head's branch, or maps as further channels."""
-    return it.extra_channels is not None or hasattr(it.model, "branch_on")
 
 
 def likeliest(logits: torch.Tensor, dataset: str) -> list[list[tuple[str, float]]]:
@@ -295,7 +299,7 @@ def refuse_output(path: Path) -> None:
 
 def show(name: str, ways: dict[str, list], how: str) -> None:
     """Print one image's classes; `how` says what without the branch means."""
-    print(name + (f"\n   {'with the branch':<26}  without it ({how})" if len(ways) > 1 else ""))
+    print(name + (f"\n   {'with the branch':<26}    without it ({how})" if len(ways) > 1 else ""))
     for rank in range(best):
         cells = [f"{found[0][rank][0]:<18} {100 * found[0][rank][1]:5.1f} %" for found in ways.values()]
         print(f"{rank + 1}  " + "    ".join(cells))
@@ -312,10 +316,7 @@ def main(argv=None):
     names, images = read_images(source)
     it = load(run, cfg)
 
-    dataset = it.run.dataset
-    ways = {"": likeliest(logits_of(it, images), dataset)}
-    if has_branch(it):
-        ways["without_"] = likeliest(logits_of(it, images, branch=False), dataset)
+    ways = {way: likeliest(logits, it.run.dataset) for way, logits in logits_of(it, images).items()}
     print(f"{it.run.mark}{run.folder}, weights of epoch {run.result['best_epoch']}")
     if getattr(it.model, "branch_on", True) is False:
         print("its best epoch lies in phase A, where the branch is off: with it and without it are the same")

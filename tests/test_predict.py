@@ -91,14 +91,14 @@ def test_logits_are_the_runs(name, calm, later, synthetic):
     with np.load(folder / "predictions.npz") as file:
         index, logits = file["index"], torch.from_numpy(file["logits"])
     it = predict.load(predict.read_run(folder), FLAGS)
-    images = synthetic.test_images[index]
-    torch.testing.assert_close(predict.logits_of(it, images), logits, rtol=0, atol=1e-5)
+    found = predict.logits_of(it, synthetic.test_images[index])
+    torch.testing.assert_close(found[""], logits, rtol=0, atol=1e-5)
+    assert ("without_" in found) == (name != "baseline")
     if name == "baseline":
-        assert not predict.has_branch(it)
         return
-    without = predict.logits_of(it, images, branch=False)
-    assert (without - logits).abs().max() > 1e-6
-    assert torch.equal(predict.logits_of(it, images), predict.logits_of(it, images))  # the branch is on again
+    assert (found["without_"] - logits).abs().max() > 1e-6
+    again = predict.logits_of(it, synthetic.test_images[index])
+    assert all(torch.equal(again[way], found[way]) for way in found)  # the branch is on again
     with torch.inference_mode():
         x = torch.cat([x for x, _ in it.test_loader.batches()])
         if name == "head":
@@ -106,7 +106,7 @@ def test_logits_are_the_runs(name, calm, later, synthetic):
         else:
             x[:, 3:] = 0
             expected = it.model(x)
-    torch.testing.assert_close(without, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["without_"], expected, rtol=0, atol=1e-5)
 
 
 def test_a_head_whose_best_epoch_lies_in_phase_a_says_so(tmp_path, photo, capsys):
