@@ -17,11 +17,11 @@ from PIL import Image
 import predict
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint, write_checkpoint
-from tests.conftest import DATA_DIR
 from tests.helpers import ROOT
 from tests.helpers.data import cut_in_half
 from tests.helpers.scripts import SCRIPTS, run
 
+DATA_DIR = ROOT / "data"
 FLAGS = SimpleNamespace(device="cpu", precision="auto", data_dir="unused")
 
 
