@@ -247,7 +247,8 @@ def prepare(cfg):
     scheduler = make_schedule(optimizer, cfg.max_lr, *(epochs * len(train_loader) for epochs in cycles))
     it = Prepared(
         run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
-        autocast(device, precision), facts=lambda logits: {"control": cfg.control, "branch_on": False},
+        autocast(device, precision), extra_channels=hints and controls.refuse_own_images,
+        facts=lambda logits: {"control": cfg.control, "branch_on": False},
     )  # fmt: skip
     return it if branch is None else with_branch(it, cfg, circuit, weight_shape)
 

@@ -25,7 +25,7 @@ from torch import nn
 from DLfunctions import evaluate, train_model
 from qcifar.config import SWITCH, one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
-from qcifar.errors import run_script
+from qcifar.errors import InputError, run_script
 from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
@@ -40,6 +40,7 @@ from qcifar.quantum.descriptors import (
     chunk_size,
     input_angles,
     refuse_small_image,
+    run_circuit,
 )
 from qcifar.quantum.runner import make_runner, runs_on
 
@@ -240,6 +241,19 @@ def make_maps(cfg, parts, quantum, name):
     return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
 
 
+def maps_of_own_images(cfg, qnodes, images):
+    """The two maps of images (n, 3, 32, 32) that belong to no part; their descriptors are not cached."""
+    angles = input_angles(images, cfg.n_qubits, cfg.quantum_image_size)
+    if cfg.control in ("quantum", "product"):
+        descriptors = [run_circuit(qnode, angles, "descriptors") for qnode in qnodes]
+    elif cfg.control in ("raw", "fourier"):
+        descriptors = controls.random_features(angles, cfg.circuit_seed) if cfg.control == "fourier" else 2 * [angles]
+    else:
+        raise InputError(f"CONTROL {cfg.control} has maps for the images of the data set only")
+    descriptors = [values.to(images.device, torch.float32) for values in descriptors]
+    return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
+
+
 def prepare(cfg):
     """Everything that is trained and tested, as the constants say."""
     refuse_small_image(cfg.n_qubits, cfg.quantum_image_size)
@@ -282,7 +296,8 @@ def prepare(cfg):
 
     mixed = autocast(device, precision)
     return Prepared(
-        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler, mixed, facts=facts,
+        run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler, mixed,
+        extra_channels=maps and functools.partial(maps_of_own_images, cfg, qnodes), facts=facts,
     )  # fmt: skip
 
 

@@ -177,6 +177,11 @@ def planted_hints(cfg, parts, name: str) -> Hints:
     return Hints(planted_classes(part.labels, name, cfg.plant, cfg.seed), cfg.img_size)
 
 
+def refuse_own_images(images: torch.Tensor):
+    """Raise `InputError`: images that belong to no part have no class to be named."""
+    raise InputError(f"CONTROL planted names the classes of the data set's images only, got {len(images)} others")
+
+
 class PlantedBranch(nn.Module):
     """Logits that are `gain` at the class in the fourth input channel, and 0 where that says nothing."""
 
