@@ -146,11 +146,10 @@ def jitter(net: nn.Module, seed: int, experiment: str) -> str:
     Returns:
         What was moved, in words.
     """
-    named = [(name, weight) for name, weight in net.named_parameters() if weight.ndim > 1][:-1]  # not the classifier
-    draw = stream(seed, "jitter", experiment)
-    name, weight = named[int(draw.integers(len(named)))]
+    # Of the first convolution, which takes part in everything: deep in the network the change may be rounded away.
+    name, weight = next((name, weight) for name, weight in net.named_parameters() if weight.ndim > 1)
     flat = weight.data.view(-1)
-    place = int(draw.integers(flat.numel()))
+    place = int(stream(seed, "jitter", experiment).integers(flat.numel()))
     flat[place] = torch.nextafter(flat[place], torch.tensor(math.inf, dtype=flat.dtype))
     return f"CONTROL jitter: number {place} of {name} is moved by one unit in the last place"
 
