@@ -32,17 +32,18 @@ COMMON = {
     "EPOCHS": 40, "BATCH_SIZE": 128, "MAX_LR": 7e-4, "WEIGHT_DECAY": 1e-4, "LABEL_SMOOTHING": 0.05, "SELECT_BY": "f1",
     "ACCUMULATE": 1, "SYNC_BATCHNORM": True,
 }  # fmt: skip
-QUANTUM = {"N_QUBITS": 4, "QUANTUM_DEVICE": "fast"}
+QUANTUM = {"CONTROL": "quantum", "N_QUBITS": 4, "QUANTUM_DEVICE": "fast"}
+DRAWN = {"CIRCUIT_SEED": 0, "PLANT": 0.05}
 EXPECTED = {
     BASELINE: COMMON,
     CHANNELS: COMMON | QUANTUM | {
         "CIRCUITS": "default", "QUANTUM_DEPTH": 1, "QUANTUM_IMAGE_SIZE": 28, "ALIGN_MAPS": True,
         "MAP_SCALING": "fixed", "EXTRA_CHANNEL_INIT": "zero",
-    },
+    } | DRAWN,
     HEAD: COMMON | QUANTUM | {
         "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared", "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh",
         "DIFF_METHOD": "backprop",
-    },
+    } | DRAWN,
 }  # fmt: skip
 DEFAULTS = [(script, name) for script, constants in EXPECTED.items() for name in constants]
 

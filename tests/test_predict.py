@@ -16,6 +16,7 @@ from PIL import Image
 
 import predict
 from qcifar.errors import InputError
+from qcifar.experiment import finished
 from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers import ROOT
 from tests.helpers.data import cut_in_half
@@ -90,7 +91,7 @@ def test_logits_are_the_runs(name, calm, later, synthetic):
     _, folder = later if name == "head" else calm[name]
     with np.load(folder / "predictions.npz") as file:
         index, logits = file["index"], torch.from_numpy(file["logits"])
-    it = predict.load(predict.read_run(folder), FLAGS)
+    it = finished.load(finished.read_run(folder), FLAGS)
     found = predict.logits_of(it, synthetic.test_images[index])
     torch.testing.assert_close(found[""], logits, rtol=0, atol=1e-5)
     assert ("without_" in found) == (name != "baseline")
@@ -162,7 +163,7 @@ def test_memory_for_a_backward_pass_is_not_asked_for(copied):
     config["constants"] |= {"BATCH_SIZE": 128, "TRAIN_LIMIT": 0}
     config["images"]["train"] = 3200
     script = SCRIPTS["baseline"][0]
-    settings = predict.settings_of(predict.FinishedRun(copied, config, {}), script, FLAGS, "scratch")
+    settings = finished.settings_of(finished.FinishedRun(copied, config, {}), script, FLAGS, "scratch")
     assert (settings.batch_size, settings.accumulate, settings.run_dir) == (128, 64, "scratch")
     assert settings.batch_size // settings.accumulate == 2
 
@@ -171,11 +172,11 @@ def test_the_script_is_the_one_that_made_the_run(tmp_path, monkeypatch):
     for name, experiment in (("a_copy", "mine"), ("mine", "mine"), ("other", "other")):
         (tmp_path / f"{name}.py").write_text(f"def prepare(cfg):\n    return open_run(__file__, cfg, '{experiment}')\n")
     (tmp_path / "broken.py").write_text("def (:")
-    monkeypatch.setattr(predict, "__file__", str(tmp_path / "predict.py"))
+    monkeypatch.setattr(finished, "ROOT", tmp_path)
 
     def found(experiment, **code):
         config = {"experiment": experiment, "identity": {"own_code": code}}
-        return predict.script_of(predict.FinishedRun(tmp_path, config, {}))
+        return finished.script_of(finished.FinishedRun(tmp_path, config, {}))
 
     assert [found("mine", **{"mine.py": "x"}), found("mine"), found("other")] == ["mine", "a_copy", "other"]
     with pytest.raises(InputError, match="no script in .* opens runs of gone"):
@@ -186,7 +187,7 @@ def test_the_script_is_the_one_that_made_the_run(tmp_path, monkeypatch):
 def test_scripts_are_found_by_the_experiments_that_they_open(name):
     module, experiment = SCRIPTS[name]
     config = {"experiment": experiment, "identity": {}}
-    assert predict.script_of(predict.FinishedRun(ROOT, config, {})) == module.__name__
+    assert finished.script_of(finished.FinishedRun(ROOT, config, {})) == module.__name__
 
 
 # ---- images

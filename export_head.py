@@ -1,0 +1,112 @@
+"""A trained head without PennyLane: its circuit becomes the exact linear map of Fourier features that it is.
+
+    python export_head.py runs/cifar100_hybrid_qhead/seed42
+    python export_head.py runs/cifar100_hybrid_qhead/seed42 --output elsewhere
+
+Works for a finished run whose circuit takes each input once, as a rotation angle (docs/controls.md). Writes into the
+run's folder, or into OUTPUT: head_fourier.pt, a state dict of the head with CONTROL fourier in the circuit's place; and
+head_fourier.onnx, the whole network from images (B, 3, IMG_SIZE, IMG_SIZE), normalised, to logits (B, 100), if onnx and
+onnxscript are installed. Before anything is written, the logits of all test images are compared.
+"""
+
+import copy
+import importlib.util
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from qcifar.config import Rule, own, settings_from_constants
+from qcifar.errors import InputError, run_script
+from qcifar.experiment.finished import load, read_run
+from qcifar.experiment.recipe import Prepared
+from qcifar.files import write_checkpoint, write_whole
+from qcifar.quantum.controls import Fourier, fourier_coefficients
+from qcifar.quantum.layer import QuantumLayer
+
+DEVICE = "cpu"  # auto, cpu, cuda or cuda:1
+PRECISION = "fp32"  # in which the logits are compared
+DATA_DIR = "./data"  # holds the data set that the run was trained on
+OUTPUT = ""  # the folder that is written to; empty: the run's
+
+own_rules = {"OUTPUT": own("", Rule(str, lambda v: isinstance(v, str), "a folder"))}
+arguments = (("run", None, "folder of a finished run of cifar100_hybrid_Qhead.py"),)
+tolerance = 1e-5  # of any logit
+
+
+def without_circuit(model: torch.nn.Module) -> torch.nn.Module:
+    """The hybrid network with a `Fourier` map in its circuit's place that gives the same values.
+
+    Raises:
+        InputError: it has no circuit, or one that is no linear map of the Fourier features.
+    """
+    layer = getattr(getattr(model, "branch", None), "circuit", None)
+    if not isinstance(layer, QuantumLayer):
+        raise InputError("this run has no circuit in its head: expected CONTROL quantum, product or frozen")
+    n = model.branch.pre_q.out_features
+    circuit, exact = copy.deepcopy(layer).double(), layer.weights.detach().double()
+
+    def values(angles):
+        with torch.no_grad():
+            found = circuit.runner(angles.to(exact.device), exact)
+            return (found if isinstance(found, torch.Tensor) else torch.stack(list(found), dim=-1)).cpu().double()
+
+    fourier = Fourier(n)
+    fourier.linear.weight.data.copy_(fourier_coefficients(values, n))
+    converted = copy.deepcopy(model)
+    converted.branch.circuit = fourier.to(exact.device)
+    return converted.eval()
+
+
+@torch.inference_mode()
+def largest_difference(it: Prepared, converted: torch.nn.Module) -> float:
+    """Between the logits of both networks on the run's test images."""
+    worst = 0.0
+    for x, _ in tqdm(it.test_loader.batches(), total=len(it.test_loader), leave=False, desc="comparing", delay=1.0):
+        feats = it.model.backbone(x)
+        logits = [one.alpha * one.logits_q(feats, x) for one in (it.model, converted)]  # all else is the same
+        worst = max(worst, (logits[0] - logits[1]).abs().max().item())
+    return worst
+
+
+def write_onnx(path: Path, model: torch.nn.Module, example: torch.Tensor) -> None:
+    """The network as ONNX, for any number of images."""
+    file = io.BytesIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter, about itself
+        program = torch.onnx.export(
+            model.cpu(), (example.cpu(),), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )  # fmt: skip
+        program.save(file)
+    write_whole(path, lambda out: out.write(file.getvalue()))
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), argv, own_rules, arguments)
+    run = read_run(Path(cfg.run))
+    folder = Path(cfg.output or run.folder)
+    it = load(run, cfg)
+    converted = without_circuit(it.model)
+    worst = largest_difference(it, converted)
+    if not worst <= tolerance:
+        raise InputError(f"{run.folder}: logits differ by {worst:.1e}, expected at most {tolerance:.0e}; not exported")
+    n = it.model.branch.pre_q.out_features
+    images = len(it.test_loader.images)
+    print(f"the circuit is a linear map of {3**n} features: logits of {images} test images within {worst:.1e}")
+    write_checkpoint(folder / "head_fourier.pt", converted.state_dict())
+    print(f"written: {folder / 'head_fourier.pt'}")
+    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        x, _ = next(it.test_loader.batches())
+        write_onnx(folder / "head_fourier.onnx", converted, x[:2])
+        print(f"written: {folder / 'head_fourier.onnx'}")
+    else:
+        print("no ONNX file: pip install onnx onnxscript")
+
+
+if __name__ == "__main__":
+    run_script(main)
