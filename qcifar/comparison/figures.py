@@ -1,0 +1,87 @@
+"""A drawn figure as SVG and PDF: the same bytes each time, and inlined so that it follows light and dark."""
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from qcifar.comparison.series import COLOURS, GRID, INK, MUTED
+
+# Names of the page's colours; each is defined for light and for dark in report.html.j2.
+THEMED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"g{k}" for k, colour in enumerate(COLOURS)}
+WIDTH = 5.6  # inches: two panels
+SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: small, and can be searched
+    "svg.hashsalt": "qcifar",  # or ids are drawn anew each time
+    "pdf.fonttype": 42,  # journals refuse type 3
+    "text.parse_math": False,  # a $ in a name is a $
+    "axes.unicode_minus": True,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
+    "font.size": 9, "axes.labelsize": 9, "axes.titlesize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+    "legend.fontsize": 8, "legend.frameon": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.edgecolor": MUTED,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "lines.linewidth": 1.4, "path.simplify": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One figure, ready for the page and for a paper."""
+
+    name: str  # of its files
+    title: str
+    caption: str  # with n and units
+    alt: str  # what it shows, for who cannot see it
+    svg: str
+    pdf: bytes
+    paper: bool = False  # on white in dark mode, too: a map of colours, or drawn by somebody else
+
+    @property
+    def inline(self) -> Markup:
+        """The SVG for a page that holds several: ids of its own, colours by name, a size that follows the page."""
+        svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", self.svg[self.svg.index("<svg") :])
+        for colour, name in THEMED.items():
+            svg = svg.replace(colour, f"var(--{name}, {colour})")
+        width, height = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()
+        size = f'class="{"fixed" if self.paper else "themed"}" style="--w: {float(width) * 4 / 3:.0f}px"'
+        label = f'{size} role="img" aria-label="{Markup.escape(self.alt)}"'
+        return Markup(svg.replace(f'width="{width}pt" height="{height}pt"', label, 1))
+
+
+@contextlib.contextmanager
+def look():
+    """The look of all figures, inside the block only."""
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def finish(figure: Figure, name: str, title: str, caption: str, alt: str, paper: bool = False) -> Drawn:
+    """Both files of a figure; call it inside `look()`."""
+    svg, pdf = io.BytesIO(), io.BytesIO()
+    none = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # without them the same figure is the same file
+    figure.savefig(svg, format="svg", metadata=none)
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    return Drawn(name, title, caption, alt, svg.getvalue().decode(), pdf.getvalue(), paper)
+
+
+def panels(count: int, height: float, columns: int = 2, share_y: bool = True, share_x: bool = True):
+    """A figure and `count` axes, `columns` in a row, each `height` inches high; places left over stay empty."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH * 0.8, rows * height), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False).ravel().tolist()
+    for extra in axes[count:]:
+        extra.remove()
+    for k in range(count):
+        if k + columns >= count:
+            axes[k].tick_params(labelbottom=True)
+    return figure, axes[:count]

@@ -1,0 +1,377 @@
+"""The figures of the report. Each function takes what `series.py` made and returns a `Drawn`, or None without data."""
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from qcifar.comparison.figures import WIDTH, Drawn, finish, panels
+from qcifar.comparison.series import GRID, INK, MUTED, Pair, Series, history_of
+from qcifar.comparison.words import count, interval, listed, signed, span
+
+MOST_PANELS = 24  # more would be a wall; the numbers of all are in the tables
+SEEDS_NAMED = 12  # in a panel, while there is room
+
+
+def forest(pairs: list[Pair]) -> Drawn | None:
+    """Differences with both intervals, against the margin."""
+    pairs = [pair for pair in pairs if pair.entry["difference"] is not None]
+    if not pairs:
+        return None
+    figure = Figure(figsize=(4.9, 0.95 + 0.52 * len(pairs)), layout="constrained")
+    axes = figure.add_subplot()
+    margins = {pair.entry["margin"] for pair in pairs}
+    for row, pair in enumerate(pairs):
+        _forest_row(axes, row, pair)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    reach = max(_reach(pair.entry) for pair in pairs) * 1.06
+    axes.set(xlim=(-reach, reach), ylim=(len(pairs) - 0.3, -0.75), yticks=[])
+    axes.set_xlabel("difference in test top-1 (percentage points)")
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    lines = [
+        Line2D([], [], color=MUTED, linewidth=4.5, label="95 %, other seeds"),
+        Line2D([], [], color=MUTED, linewidth=1.2, label="95 %, other seeds and images"),
+        axes.axvspan(0, 0, color=GRID, label="margin"),
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1)
+    seeds = span([pair.entry["n_seeds"] for pair in pairs])
+    caption = (
+        f"Each dot is a mean difference to the baseline, over {seeds} paired seeds. Thick: 95 % Student t interval "
+        "over seeds (other seeds, these test images). Thin: 95 % with seeds and images crossed (other seeds, other "
+        "images of the kind). A dot without a line has one seed. Grey: the margin, "
+        f"±{listed(sorted(margins))} points, inside which runs count as equal."
+    )
+    alt = "Differences to the baseline: " + "; ".join(
+        f"{pair.label} {signed(pair.entry['difference'])} {interval(pair.entry['interval_seeds'])}" for pair in pairs
+    )
+    return finish(figure, "forest", "Differences to the baseline", caption, alt)
+
+
+def _forest_row(axes, row: int, pair: Pair) -> None:
+    entry, colour = pair.entry, pair.series.colour if pair.series else INK
+    axes.fill_betweenx([row - 0.5, row + 0.5], -entry["margin"], entry["margin"], color=GRID, alpha=0.55, linewidth=0)
+    for bounds, width in ((entry["interval_seeds_images"], 1.2), (entry["interval_seeds"], 4.5)):
+        if bounds:
+            axes.plot(bounds, [row, row], color=colour, linewidth=width, solid_capstyle="butt")
+    marker = pair.series.marker if pair.series else "o"
+    axes.plot([entry["difference"]], [row], marker, color=colour, markersize=7, markeredgecolor="white")
+    told = f"{signed(entry['difference'])} {interval(entry['interval_seeds'])}".replace(" –", "")
+    across = axes.get_yaxis_transform()
+    axes.text(0, row - 0.27, pair.label, transform=across, va="bottom", fontsize=8.5)
+    axes.text(1, row - 0.27, told, transform=across, va="bottom", ha="right", fontsize=8.5)
+
+
+def _reach(entry: dict) -> float:
+    """How far a row goes from 0."""
+    values = [
+        entry["difference"],
+        entry["margin"],
+        *(entry["interval_seeds"] or []),
+        *(entry["interval_seeds_images"] or []),
+    ]
+    return max(abs(value) for value in values)
+
+
+def slopes(pairs: list[Pair]) -> Drawn | None:
+    """Test top-1 of every seed, in the baseline and in the experiment."""
+    pairs, cut = _first_panels([pair for pair in pairs if pair.runs])
+    if not pairs:
+        return None
+    figure, axes = panels(len(pairs), 2.3, share_y=False)
+    for pair, ax in zip(pairs, axes, strict=True):
+        ends = np.array([[theirs.top1, mine.top1] for mine, theirs in pair.runs])  # (S, 2)
+        lines = [[(0, low), (1, high)] for low, high in ends]
+        ax.add_collection(LineCollection(lines, colors=pair.series.colour, linewidths=1.1, linestyles=pair.series.dash))
+        ax.plot(np.zeros(len(ends)), ends[:, 0], "o", color=MUTED, markersize=4)
+        ax.plot(np.ones(len(ends)), ends[:, 1], pair.series.marker, color=pair.series.colour, markersize=4)
+        if len(ends) > 1:
+            ax.plot([0, 1], ends.mean(0), color=INK, linewidth=2.4, alpha=0.75)
+        if len(ends) <= SEEDS_NAMED:
+            _name_seeds(ax, ends[:, 1], [mine.seed for mine, _ in pair.runs])
+        low, high = ends.min(), ends.max()
+        room = max(0.1 * (high - low), 0.1)
+        ax.set(
+            xlim=(-0.15, 1.42), ylim=(low - room, high + room), xticks=[0, 1], xticklabels=["baseline", "with branch"]
+        )
+        ax.set_title(pair.label, loc="left")
+        ax.grid(axis="x", visible=False)
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+    figure.supylabel("test top-1 (%)", fontsize=9, color=INK)
+    caption = (
+        "One thin line for each paired seed, its number at the right end; the thick line joins the means. "
+        f"{seeds_of(pairs)} Each panel has its own scale.{cut}"
+    )
+    alt = "; ".join(
+        f"{pair.label}: higher in {sum(m.top1 > b.top1 for m, b in pair.runs)} of {count(len(pair.runs), 'seed')}"
+        for pair in pairs
+    )
+    return finish(figure, "slopes", "Every seed", caption, alt)
+
+
+def seeds_of(pairs: list[Pair]) -> str:
+    """n of each comparison, as a sentence."""
+    numbers = [pair.entry["n_seeds"] for pair in pairs]
+    if len(set(numbers)) == 1:
+        return f"n = {count(numbers[0], 'paired seed')}{' each' if len(pairs) > 1 else ''}."
+    return f"Paired seeds: n = {listed([f'{n} ({pair.label})' for n, pair in zip(numbers, pairs, strict=True)])}."
+
+
+def runs_of(series: list[Series]) -> str:
+    """n of each group, as a sentence."""
+    numbers = [len(one.group.runs) for one in series]
+    if len(set(numbers)) == 1:
+        return f"n = {count(numbers[0], 'run')}{' each' if len(series) > 1 else ''}."
+    return f"Runs: n = {listed([f'{n} ({one.label})' for n, one in zip(numbers, series, strict=True)])}."
+
+
+def _name_seeds(ax, heights: np.ndarray, seeds: list[int]) -> None:
+    """Numbers of the seeds beside their points, moved apart where they would overlap."""
+    order = np.argsort(heights)
+    low, high = heights.min(), heights.max()
+    step = max(high - low, 0.1) / 9
+    places = heights[order].astype(float)
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + step)
+    places -= (places - heights[order]).mean()
+    for place, k in zip(places, order, strict=True):
+        ax.annotate(
+            f"{seeds[k]}", (1, heights[k]), (1.16, place), fontsize=7, va="center", color=MUTED,
+            arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
+
+
+def _first_panels(things: list) -> tuple[list, str]:
+    """The first that have room, and a sentence where that is not all."""
+    cut = f" The first {MOST_PANELS} of {len(things)}; all are in the tables." if len(things) > MOST_PANELS else ""
+    return things[:MOST_PANELS], cut
+
+
+def curves(series: list[Series]) -> Drawn | None:
+    """Validation top-1 by epoch: every run, and the mean of each group."""
+    known = [(one, lines) for one in series if (lines := _by_epoch(one, "val_top1", 100))]
+    first = [found for found in known if found[0].colour == MUTED]
+    others, cut = _first_panels([found for found in known if found[0].colour != MUTED] or first)
+    if not others:
+        return None
+    figure, axes = panels(len(others), 2.1)
+    for (one, lines), ax in zip(others, axes, strict=True):
+        beside = [
+            found for found in first if found[0].group.first.dataset == one.group.first.dataset and found[0] != one
+        ]
+        for base, base_lines in beside[:1]:
+            _runs_and_mean(ax, base, base_lines)
+        _runs_and_mean(ax, one, lines)
+        ax.set_title(one.label, loc="left")
+        ax.autoscale_view()
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.supxlabel("epoch", fontsize=9, color=INK)
+    figure.supylabel("validation top-1 (%)", fontsize=9, color=INK)
+    caption = (
+        f"Thin: each run. Thick: the mean of the group. Grey: the baseline. "
+        f"{runs_of([one for one, _ in [*first, *others]])}{cut}"
+    )
+    ends = "; ".join(f"{one.label} {_mean(lines)[-1][1]:.1f} %" for one, lines in [*first, *others] if _mean(lines))
+    return finish(figure, "curves", "Learning curves", caption, f"Mean validation top-1 after the last epoch: {ends}")
+
+
+def _by_epoch(one: Series, column: str, factor: float = 1.0) -> list[np.ndarray]:
+    """One (epochs, 2) for each run that has numbers in `column`."""
+    lines = []
+    for run in one.group.runs:
+        rows = [(row["epoch"], factor * row[column]) for row in history_of(run) if _is_number(row.get(column))]
+        lines += [np.array(rows)] if rows else []
+    return lines
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, float) and np.isfinite(value)
+
+
+def _mean(lines: list[np.ndarray]) -> list[tuple[float, float]]:
+    """(epoch, mean) at the epochs that all runs have."""
+    by_epoch: dict[float, list[float]] = {}
+    for epoch, value in np.concatenate(lines):
+        by_epoch.setdefault(epoch, []).append(value)
+    return [(epoch, float(np.mean(values))) for epoch, values in by_epoch.items() if len(values) == len(lines)]
+
+
+def _runs_and_mean(ax, one: Series, lines: list[np.ndarray]) -> None:
+    if len(lines) > 1:
+        ax.add_collection(LineCollection(lines, colors=one.colour, linewidths=0.6, alpha=0.45))
+    mean = np.array(_mean(lines) or lines[0])
+    ax.plot(
+        mean[:, 0],
+        mean[:, 1],
+        color=one.colour,
+        linestyle=one.dash,
+        linewidth=2,
+        marker="o" if len(mean) == 1 else None,
+    )
+
+
+def gate(series: list[Series]) -> Drawn | None:
+    """α, and the branch's share where metrics.csv has one, by epoch."""
+    names = {"alpha": "α", "share": "share of the branch in the logits"}
+    known = {column: [(one, lines) for one in series if (lines := _by_epoch(one, column))] for column in names}
+    known = {column: found for column, found in known.items() if found}
+    if not known:
+        return None
+    figure, axes = panels(len(known), 2.6, share_y=False)
+    for (column, found), ax in zip(known.items(), axes, strict=True):
+        for one, lines in found:
+            _runs_and_mean(ax, one, lines)
+        ax.autoscale_view()
+        ax.set_ylim(bottom=0)
+        ax.set(xlabel="epoch", ylabel=names[column])
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    shown = list({one.place: one for found in known.values() for one, _ in found}.values())
+    _legend(figure, shown)
+    caption = (
+        "α is the factor of the branch's logits; in phase A it is off (about 2e-9). Thin: each run. Thick: the mean. "
+        f"{runs_of(shown)} A large α alone does not show that the branch is of use."
+    )
+    ends = "; ".join(
+        f"{one.label} {_mean(lines)[-1][1]:.3g}" for one, lines in next(iter(known.values())) if _mean(lines)
+    )
+    return finish(
+        figure, "alpha", "How far the branch is open", caption, f"Mean {next(iter(known))} after the last epoch: {ends}"
+    )
+
+
+def _legend(figure: Figure, series: list[Series], lines: bool = True) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=one.colour,
+            linestyle=one.dash if lines else "none",
+            marker=None if lines else one.marker,
+            label=one.label,
+        )
+        for one in series[:MOST_PANELS]
+    ]
+    columns = 2 if max(len(one.label) for one in series) < 36 else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def time(series: list[Series]) -> Drawn | None:
+    """Test top-1 against training time: every run."""
+    seconds = [run.result["train_seconds"] for one in series for run in one.group.runs]
+    if not seconds:
+        return None
+    unit, size = next(
+        (u, s) for u, s in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if max(seconds) >= 2 * s or s == 1
+    )
+    figure = Figure(figsize=(4.9, 3.1), layout="constrained")
+    ax = figure.add_subplot()
+    for one in series:
+        points = np.array([(run.result["train_seconds"] / size, run.top1) for run in one.group.runs])
+        ax.plot(*points.T, one.marker, color=one.colour, markersize=4.5, alpha=0.8, markeredgewidth=0)
+        if len(points) > 1:
+            ax.plot(*points.mean(0), "+", color=one.colour, markersize=13, markeredgewidth=1.6)
+    ax.set(xlabel=f"training time of one run ({unit})", ylabel="test top-1 (%)")
+    ax.set_xlim(left=0)
+    _legend(figure, series, lines=False)
+    devices = sorted({str(run.config.get("device")) for one in series for run in one.group.runs})
+    caption = (
+        f"One point for each run (n = {len(seconds)}), a cross for each group's mean. Training without validation and "
+        f"test, on {listed(devices)}; descriptors that are computed once are not in it. The scale of accuracy does not "
+        "begin at 0."
+    )
+    means = "; ".join(
+        f"{one.label} {np.mean([r.result['train_seconds'] for r in one.group.runs]) / size:.2g} {unit}"
+        for one in series
+    )
+    return finish(figure, "time", "Accuracy against training time", caption, f"Mean training time: {means}")
+
+
+def superclasses(pairs: list[Pair], classes: list[dict], members: dict[str, list[str]]) -> Drawn | None:
+    """Differences of the superclasses with intervals, their classes as small dots.
+
+    Args:
+        classes: of summary.json.
+        members: superclass -> its classes.
+    """
+    pairs, cut = _first_panels([pair for pair in pairs if _rows_of(pair, classes, "superclass")])
+    if not pairs:
+        return None
+    names = list(members)
+    figure, axes = panels(len(pairs), 3.7)
+    for pair, ax in zip(pairs, axes, strict=True):
+        supers, single = (_rows_of(pair, classes, kind) for kind in ("superclass", "class"))
+        for row, name in enumerate(names):
+            dots = [single[c]["difference"] for c in members[name] if c in single]
+            ax.plot(dots, [row] * len(dots), "|", color=MUTED, markersize=5, alpha=0.7)
+            if name in supers:
+                bounds = supers[name]["interval_seeds"]
+                if bounds:
+                    ax.plot(bounds, [row, row], color=pair.series.colour if pair.series else INK, linewidth=1.6)
+                ax.plot(
+                    [supers[name]["difference"]],
+                    [row],
+                    "o",
+                    color=pair.series.colour if pair.series else INK,
+                    markersize=4,
+                )
+        ax.axvline(0, color=INK, linewidth=0.9)
+        ax.set_title(pair.label, loc="left")
+        ax.set(
+            ylim=(len(names) - 0.4, -0.6),
+            yticks=range(len(names)),
+            yticklabels=[name.replace("_", " ") for name in names],
+        )
+        ax.tick_params(axis="y", labelsize=6.5, length=0)
+    figure.supxlabel("difference in accuracy (percentage points)", fontsize=9, color=INK)
+    tested = [row["p_holm"] for row in classes if row["kind"] == "superclass"]
+    found, tested = sum(p is not None and p < 0.05 for p in tested), len(tested)
+    caption = (
+        "Dots: superclasses, with 95 % intervals over seeds. Ticks: their five classes. The intervals are not "
+        f"corrected for their number; after Holm, p < 0.05 for {found} of {tested} superclasses. {seeds_of(pairs)}{cut}"
+    )
+    return finish(figure, "superclasses", "Differences by superclass", caption, caption)
+
+
+def _rows_of(pair: Pair, classes: list[dict], kind: str) -> dict[str, dict]:
+    """name -> row of one comparison."""
+    entry = pair.entry
+    return {
+        row["name"]: row
+        for row in classes
+        if (row["experiment"], row["variant"], row["kind"]) == (entry["experiment"], entry["variant"], kind)
+        and row["difference"] is not None
+    }
+
+
+def confusion_map(share: np.ndarray, names: list[str], label: str, runs: int, images: int) -> Drawn:
+    """(20, 20) percent of the images of each true superclass (rows) that are taken for each (columns)."""
+    figure = Figure(figsize=(WIDTH * 1.15, 5.9), layout="constrained")
+    ax = figure.add_subplot()
+    wrong = share.copy()
+    np.fill_diagonal(wrong, np.nan)
+    top = max(float(np.nanmax(wrong)), 1e-9)
+    image = ax.pcolormesh(wrong, cmap="YlOrBr", vmin=0, vmax=top, edgecolors="white", linewidth=0.4)
+    for row, column in zip(*np.nonzero(share >= 0.95), strict=True):
+        bold = row == column
+        dark = not bold and share[row, column] > 0.62 * top
+        ax.text(column + 0.5, row + 0.5, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=6.5,
+                color="white" if dark else INK, fontweight="bold" if bold else "normal")  # fmt: skip
+    nice = [name.replace("_", " ") for name in names]
+    middle = np.arange(len(names)) + 0.5
+    ax.set(xticks=middle, yticks=middle, yticklabels=nice, ylabel="true superclass", xlabel="predicted superclass")
+    ax.set_xticklabels(nice, rotation=60, ha="right", rotation_mode="anchor")
+    ax.tick_params(length=0, labelsize=6.5)
+    ax.grid(visible=False)
+    ax.invert_yaxis()
+    figure.colorbar(image, ax=ax, shrink=0.6, label="wrong (% of the true superclass)")
+    caption = (
+        f"{label}, mean of {count(runs, 'run')}, {images:,} test images: percent of the images of each true "
+        "superclass. Bold, on the diagonal: right superclass, though not always the right class. Shares below 1 "
+        "% have no number."
+    )
+    worst = [divmod(int(k), len(names)) for k in np.argsort(np.nan_to_num(wrong), axis=None)[::-1][:5]]
+    alt = "Largest confusions of superclasses: " + "; ".join(
+        f"{nice[r]} taken for {nice[c]} {share[r, c]:.1f} %" for r, c in worst
+    )
+    return finish(figure, "confusion", "Confusion of the 20 superclasses", caption, alt, paper=True)
