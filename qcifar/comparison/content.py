@@ -238,7 +238,8 @@ def _about_circuits(report: Report) -> list[str]:
     size = f" of {span(qubits)} qubits" if qubits else ""
     found = [
         f"Anything about quantum hardware. The circuits{size} are simulated"
-        f"{f' ({listed(devices)})' if devices else ''}; a classical computer does all of it, so no advantage over "
+        f"{f' (quantum device: {listed(devices)})' if devices else ''}; a classical computer does all of it, so "
+        "no advantage over "
         "one can be seen."
     ]
     if all(run.control in CIRCUITS_OR_NONE for run in hybrids):

@@ -14,6 +14,7 @@ from qcifar.comparison.series import COLOURS, GRID, INK, MUTED
 # Names of the page's colours; each is defined for light and for dark in report.html.j2.
 THEMED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"g{k}" for k, colour in enumerate(COLOURS)}
 WIDTH = 5.6  # inches: two panels
+MOST_PANELS = 24  # more would be a wall; the numbers of all are in the tables
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: small, and can be searched
     "svg.hashsalt": "qcifar",  # or ids are drawn anew each time
@@ -66,6 +67,8 @@ def look():
 
 def finish(figure: Figure, name: str, title: str, caption: str, alt: str, paper: bool = False) -> Drawn:
     """Both files of a figure; call it inside `look()`."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # or it is laid out again for each file
     svg, pdf = io.BytesIO(), io.BytesIO()
     none = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # without them the same figure is the same file
     figure.savefig(svg, format="svg", metadata=none)
@@ -85,3 +88,9 @@ def panels(count: int, height: float, columns: int = 2, share_y: bool = True, sh
         if k + columns >= count:
             axes[k].tick_params(labelbottom=True)
     return figure, axes[:count]
+
+
+def first_panels(things: list) -> tuple[list, str]:
+    """The first that have room, and a sentence where that is not all."""
+    cut = f" The first {MOST_PANELS} of {len(things)}; all are in the tables." if len(things) > MOST_PANELS else ""
+    return things[:MOST_PANELS], cut

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qcifar.comparison import content, latex, pictures, plots, words
-from qcifar.comparison.figures import Drawn, finish, look
+from qcifar.comparison import content, curves, latex, pictures, plots, words
+from qcifar.comparison.figures import MOST_PANELS, Drawn, finish, look
 from qcifar.comparison.outcomes import CIFAR_100, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.runs import Report
-from qcifar.comparison.series import Pair, Series, pairs_of, predictions_of, series_of
+from qcifar.comparison.series import Pair, Series, pairs_of, plain, predictions_of, series_of
 from qcifar.files import write_whole
 
 TEMPLATE = "report.html.j2"
@@ -50,9 +50,10 @@ def draw(report: Report, series: list[Series], pairs: list[Pair]) -> dict[str, D
     found = [
         plots.forest(pairs),
         plots.slopes(pairs),
-        plots.curves(series),
-        plots.gate(series),
-        plots.time(series),
+        curves.curves(series),
+        curves.gaps(pairs),
+        curves.gate(series),
+        curves.time(series),
         plots.superclasses(pairs, report.summary["classes"], members),
         _confusion(series),
     ]
@@ -71,7 +72,9 @@ def _confusion(series: list[Series]) -> Drawn | None:
 
 
 def _circuit(k: int, circuit) -> Drawn:
-    return finish(circuit.figure, f"circuit{k}", circuit.title, circuit.title, f"Gates of: {circuit.title}", paper=True)
+    return finish(
+        circuit.figure, f"circuit{k}", plain(circuit.title, 200), "", f"Gates of: {circuit.title}", paper=True
+    )
 
 
 def page(
@@ -86,7 +89,7 @@ def page(
         lstrip_blocks=True,
     )
     map_labels, sheet = pictures.contact_sheet(series, report.images)
-    changed = [pictures.changed_images(pair, report.images) for pair in pairs[: plots.MOST_PANELS]]
+    changed = [pictures.changed_images(pair, report.images) for pair in pairs[:MOST_PANELS]]
     summary = report.summary
     labels = {(pair.entry["experiment"], pair.entry["variant"]): pair.label for pair in pairs}
     return environment.get_template(TEMPLATE).render(

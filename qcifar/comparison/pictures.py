@@ -164,7 +164,8 @@ def _changed_tile(
 ) -> Tile:
     first = both[0][0]
     number, true = int(first.index[place]), class_name(int(first.label[place]), dataset)
-    said = [_most_common([int(runs[k].predicted[place]) for runs in both]) for k in (1, 0)]
+    differing = [runs for runs in both if runs[0].correct[place] != runs[1].correct[place]]
+    said = [_most_common([int(runs[k].predicted[place]) for runs in differing]) for k in (1, 0)]
     names = [class_name(answer, dataset) for answer in said]
     pixels = images.get(dataset)
     shown = (

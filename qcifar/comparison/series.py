@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from qcifar.comparison.runs import FinishedRun, Group, Predictions, Report
+from qcifar.comparison.words import count, listed
 from qcifar.errors import InputError
 
 INK, MUTED, GRID = "#15181c", "#667080", "#d5d9e0"
@@ -121,3 +122,19 @@ def history_of(run: FinishedRun) -> list[dict]:
         return run.history
     except InputError:
         return []
+
+
+def seeds_of(pairs: list[Pair]) -> str:
+    """n of each comparison, as a sentence."""
+    numbers = [pair.entry["n_seeds"] for pair in pairs]
+    if len(set(numbers)) == 1:
+        return f"n = {count(numbers[0], 'paired seed')}{' each' if len(pairs) > 1 else ''}."
+    return f"Paired seeds: n = {listed([f'{n} ({pair.label})' for n, pair in zip(numbers, pairs, strict=True)])}."
+
+
+def runs_of(series: list[Series]) -> str:
+    """n of each group, as a sentence."""
+    numbers = [len(one.group.runs) for one in series]
+    if len(set(numbers)) == 1:
+        return f"n = {count(numbers[0], 'run')}{' each' if len(series) > 1 else ''}."
+    return f"Runs: n = {listed([f'{n} ({one.label})' for n, one in zip(numbers, series, strict=True)])}."

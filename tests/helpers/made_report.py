@@ -24,7 +24,7 @@ def write_runs(run_dir: Path, seeds: int = 6, images: int = 200, epochs: int = 4
     kinds += [(HEAD, "" if k == 0 else f"n_layers={k + 2}", 0.828 + 0.001 * k) for k in range(variants)]
     for experiment, variant, top1 in kinds:
         for seed in range(seeds):
-            noise = 0.003 * np.sin(7 * seed + len(experiment))
+            noise = 0.003 * np.sin(7 * seed) + 0.003 * np.sin(5 * seed + len(experiment + variant) + top1 * 999)
             write_run(run_dir, experiment, seed, variant, top1 + noise, images, epochs)
 
 
