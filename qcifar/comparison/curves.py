@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from qcifar.comparison.figures import MOST_PANELS, Drawn, finish, first_panels, panels
+from qcifar.comparison.figures import WIDTH, Drawn, finish, first_panels, name_axes, panels
 from qcifar.comparison.runs import FinishedRun
-from qcifar.comparison.series import INK, MUTED, Pair, Series, history_of, runs_of, seeds_of
+from qcifar.comparison.series import MUTED, Pair, Series, history_of, runs_of, seeds_of
 from qcifar.comparison.words import listed, signed
 
 
@@ -30,8 +30,7 @@ def curves(series: list[Series]) -> Drawn | None:
         ax.set_title(one.label, loc="left")
         ax.autoscale_view()
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.supxlabel("epoch", fontsize=9, color=INK)
-    figure.supylabel("validation top-1 (%)", fontsize=9, color=INK)
+    name_axes(figure, "epoch", "validation top-1 (%)")
     caption = (
         f"Thin: each run. Thick: the mean of the group. Grey: the baseline. "
         f"{runs_of([one for one, _ in [*first, *others]])}{cut}"
@@ -57,8 +56,7 @@ def gaps(pairs: list[Pair]) -> Drawn | None:
         ax.set_title(pair.label, loc="left")
         ax.autoscale_view()
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.supxlabel("epoch", fontsize=9, color=INK)
-    figure.supylabel("difference in validation top-1 (points)", fontsize=9, color=INK)
+    name_axes(figure, "epoch", "difference in validation top-1 (points)")
     caption = (
         "The same runs, each minus the baseline of its seed. Thin: each pair. Thick: the mean. Validation "
         "images, which "
@@ -113,7 +111,8 @@ def gate(series: list[Series]) -> Drawn | None:
     known = {column: found for column, found in known.items() if found}
     if not known:
         return None
-    figure, axes = panels(len(known), 2.6, share_y=False)
+    figure = Figure(figsize=(WIDTH if len(known) > 1 else WIDTH * 0.8, 2.3), layout="constrained")
+    axes = figure.subplots(1, len(known), squeeze=False).ravel()
     for (column, found), ax in zip(known.items(), axes, strict=True):
         for one, lines in found:
             _runs_and_mean(ax, one, lines)
@@ -136,18 +135,15 @@ def gate(series: list[Series]) -> Drawn | None:
 
 
 def _legend(figure: Figure, series: list[Series], lines: bool = True) -> None:
+    """The groups below the axes; the figure grows by what they need."""
     handles = [
-        Line2D(
-            [],
-            [],
-            color=one.colour,
-            linestyle=one.dash if lines else "none",
-            marker=None if lines else one.marker,
-            label=one.label,
-        )
-        for one in series[:MOST_PANELS]
+        Line2D([], [], color=one.colour, linestyle=one.dash, label=one.label)
+        if lines
+        else Line2D([], [], color=one.colour, linestyle="none", marker=one.marker, label=one.label)
+        for one in series
     ]
     columns = 2 if max(len(one.label) for one in series) < 36 else 1
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(handles) // columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
 
 
@@ -159,7 +155,7 @@ def time(series: list[Series]) -> Drawn | None:
     unit, size = next(
         (u, s) for u, s in (("hours", 3600), ("minutes", 60), ("seconds", 1)) if max(seconds) >= 2 * s or s == 1
     )
-    figure = Figure(figsize=(4.9, 3.1), layout="constrained")
+    figure = Figure(figsize=(4.9, 2.8), layout="constrained")
     ax = figure.add_subplot()
     for one in series:
         points = np.array([(run.result["train_seconds"] / size, run.top1) for run in one.group.runs])

@@ -14,7 +14,7 @@ from qcifar.comparison.series import COLOURS, GRID, INK, MUTED
 # Names of the page's colours; each is defined for light and for dark in report.html.j2.
 THEMED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"g{k}" for k, colour in enumerate(COLOURS)}
 WIDTH = 5.6  # inches: two panels
-MOST_PANELS = 24  # more would be a wall; the numbers of all are in the tables
+MOST_PANELS = 12  # more would be a wall; the numbers of all are in the tables
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: small, and can be searched
     "svg.hashsalt": "qcifar",  # or ids are drawn anew each time
@@ -67,8 +67,9 @@ def look():
 
 def finish(figure: Figure, name: str, title: str, caption: str, alt: str, paper: bool = False) -> Drawn:
     """Both files of a figure; call it inside `look()`."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # or it is laid out again for each file
+    if figure.get_layout_engine():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # or it is laid out again for each file
     svg, pdf = io.BytesIO(), io.BytesIO()
     none = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # without them the same figure is the same file
     figure.savefig(svg, format="svg", metadata=none)
@@ -76,18 +77,38 @@ def finish(figure: Figure, name: str, title: str, caption: str, alt: str, paper:
     return Drawn(name, title, caption, alt, svg.getvalue().decode(), pdf.getvalue(), paper)
 
 
-def panels(count: int, height: float, columns: int = 2, share_y: bool = True, share_x: bool = True):
-    """A figure and `count` axes, `columns` in a row, each `height` inches high; places left over stay empty."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTH if columns > 1 else WIDTH * 0.8, rows * height), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False).ravel().tolist()
+def panels(count: int, height: float, share_y: bool = True, left: float = 0.62):
+    """A figure and `count` axes, two in a row, each `height` inches high with its title; a place left over stays empty.
+
+    The margins are given, not found: finding them for many panels takes longer than drawing.
+
+    Args:
+        left: inches for the labels of the y axis.
+    """
+    columns, rows = min(2, count), -(-count // 2)
+    width = WIDTH if columns > 1 else WIDTH * 0.8
+    tall, bottom = rows * height + 0.45, 0.5  # inches
+    figure = Figure(figsize=(width, tall))
+    axes = figure.subplots(rows, columns, sharex=True, sharey=share_y, squeeze=False).ravel().tolist()
+    inner = (height - 0.3, (width - left) / columns - (0.15 if share_y else 0.55))
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.08 / width, bottom=bottom / tall, top=1 - 0.25 / tall,
+        hspace=0.3 / inner[0], wspace=(0.15 if share_y else 0.55) / inner[1],
+    )  # fmt: skip
     for extra in axes[count:]:
         extra.remove()
-    for k in range(count):
-        if k + columns >= count:
-            axes[k].tick_params(labelbottom=True)
+    if count > 1:
+        axes[count - 2].tick_params(labelbottom=True)
     return figure, axes[:count]
+
+
+def name_axes(figure: Figure, x: str, y: str) -> None:
+    """One label for all panels below, and one beside them."""
+    width, height = figure.get_size_inches()
+    if x:
+        figure.text(0.5, 0.06 / height, x, ha="center", va="bottom")
+    if y:
+        figure.text(0.02 / width, 0.5, y, rotation=90, ha="left", va="center")
 
 
 def first_panels(things: list) -> tuple[list, str]:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from qcifar.comparison.figures import WIDTH, Drawn, finish, first_panels, panels
+from qcifar.comparison.figures import WIDTH, Drawn, finish, first_panels, name_axes, panels
 from qcifar.comparison.series import GRID, INK, MUTED, Pair, seeds_of
 from qcifar.comparison.words import count, interval, listed, signed, span
 
@@ -97,7 +97,7 @@ def slopes(pairs: list[Pair]) -> Drawn | None:
         ax.set_title(pair.label, loc="left")
         ax.grid(axis="x", visible=False)
         ax.yaxis.set_major_locator(MaxNLocator(5))
-    figure.supylabel("test top-1 (%)", fontsize=9, color=INK)
+    name_axes(figure, "", "test top-1 (%)")
     caption = (
         "One thin line for each paired seed, its number at the right end; the thick line joins the means. "
         f"{seeds_of(pairs)} Each panel has its own scale.{cut}"
@@ -136,32 +136,14 @@ def superclasses(pairs: list[Pair], classes: list[dict], members: dict[str, list
     if not pairs:
         return None
     names = list(members)
-    figure, axes = panels(len(pairs), 3.7)
+    figure, axes = panels(len(pairs), 3.5, left=1.75)
     for pair, ax in zip(pairs, axes, strict=True):
-        supers, single = (_rows_of(pair, classes, kind) for kind in ("superclass", "class"))
-        for row, name in enumerate(names):
-            dots = [single[c]["difference"] for c in members[name] if c in single]
-            ax.plot(dots, [row] * len(dots), "|", color=MUTED, markersize=5, alpha=0.7)
-            if name in supers:
-                bounds = supers[name]["interval_seeds"]
-                if bounds:
-                    ax.plot(bounds, [row, row], color=pair.series.colour if pair.series else INK, linewidth=1.6)
-                ax.plot(
-                    [supers[name]["difference"]],
-                    [row],
-                    "o",
-                    color=pair.series.colour if pair.series else INK,
-                    markersize=4,
-                )
-        ax.axvline(0, color=INK, linewidth=0.9)
+        _superclass_panel(ax, pair, classes, members)
         ax.set_title(pair.label, loc="left")
-        ax.set(
-            ylim=(len(names) - 0.4, -0.6),
-            yticks=range(len(names)),
-            yticklabels=[name.replace("_", " ") for name in names],
-        )
+        ax.set(ylim=(len(names) - 0.4, -0.6), yticks=range(len(names)))
+        ax.set_yticklabels([name.replace("_", " ") for name in names])
         ax.tick_params(axis="y", labelsize=6.5, length=0)
-    figure.supxlabel("difference in accuracy (percentage points)", fontsize=9, color=INK)
+    name_axes(figure, "difference in accuracy (percentage points)", "")
     tested = [row["p_holm"] for row in classes if row["kind"] == "superclass"]
     found, tested = sum(p is not None and p < 0.05 for p in tested), len(tested)
     caption = (
@@ -169,6 +151,18 @@ def superclasses(pairs: list[Pair], classes: list[dict], members: dict[str, list
         f"corrected for their number; after Holm, p < 0.05 for {found} of {tested} superclasses. {seeds_of(pairs)}{cut}"
     )
     return finish(figure, "superclasses", "Differences by superclass", caption, caption)
+
+
+def _superclass_panel(ax, pair: Pair, classes: list[dict], members: dict[str, list[str]]) -> None:
+    supers, single = (_rows_of(pair, classes, kind) for kind in ("superclass", "class"))
+    colour = pair.series.colour if pair.series else INK
+    ticks = [(single[c]["difference"], row) for row, name in enumerate(members) for c in members[name] if c in single]
+    known = [(supers[name], row) for row, name in enumerate(members) if name in supers]
+    intervals = [[(end, row) for end in found["interval_seeds"]] for found, row in known if found["interval_seeds"]]
+    ax.plot(*np.reshape(ticks, (-1, 2)).T, "|", color=MUTED, markersize=5, alpha=0.7)
+    ax.add_collection(LineCollection(intervals, colors=colour, linewidths=1.6))
+    ax.plot([found["difference"] for found, _ in known], [row for _, row in known], "o", color=colour, markersize=4)
+    ax.axvline(0, color=INK, linewidth=0.9)
 
 
 def _rows_of(pair: Pair, classes: list[dict], kind: str) -> dict[str, dict]:
