@@ -19,7 +19,7 @@ def curves(series: list[Series]) -> Drawn | None:
     others, cut = first_panels([found for found in known if found[0].colour != MUTED] or first)
     if not others:
         return None
-    figure, axes = panels(len(others), 2.1)
+    figure, axes = panels([one.label for one, _ in others], 1.8)
     for (one, lines), ax in zip(others, axes, strict=True):
         beside = [
             found for found in first if found[0].group.first.dataset == one.group.first.dataset and found[0] != one
@@ -27,7 +27,6 @@ def curves(series: list[Series]) -> Drawn | None:
         for base, base_lines in beside[:1]:
             _runs_and_mean(ax, base, base_lines)
         _runs_and_mean(ax, one, lines)
-        ax.set_title(one.label, loc="left")
         ax.autoscale_view()
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     name_axes(figure, "epoch", "validation top-1 (%)")
@@ -49,11 +48,10 @@ def gaps(pairs: list[Pair]) -> Drawn | None:
     known, cut = first_panels(known)
     if not known:
         return None
-    figure, axes = panels(len(known), 2.1)
+    figure, axes = panels([pair.label for pair, _ in known], 1.8)
     for (pair, lines), ax in zip(known, axes, strict=True):
         _runs_and_mean(ax, pair.series, lines)
         ax.axhline(0, color=MUTED, linewidth=1)
-        ax.set_title(pair.label, loc="left")
         ax.autoscale_view()
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     name_axes(figure, "epoch", "difference in validation top-1 (points)")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 
 import matplotlib
@@ -14,6 +15,7 @@ from qcifar.comparison.series import COLOURS, GRID, INK, MUTED
 # Names of the page's colours; each is defined for light and for dark in report.html.j2.
 THEMED = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"g{k}" for k, colour in enumerate(COLOURS)}
 WIDTH = 5.6  # inches: two panels
+CHARACTERS_PER_INCH = 13  # of a title
 MOST_PANELS = 12  # more would be a wall; the numbers of all are in the tables
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: small, and can be searched
@@ -74,31 +76,36 @@ def finish(figure: Figure, name: str, title: str, caption: str, alt: str, paper:
     none = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # without them the same figure is the same file
     figure.savefig(svg, format="svg", metadata=none)
     figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    caption = caption.replace("n = ", "n\u00a0=\u00a0")  # stays on one line
     return Drawn(name, title, caption, alt, svg.getvalue().decode(), pdf.getvalue(), paper)
 
 
-def panels(count: int, height: float, share_y: bool = True, left: float = 0.62):
-    """A figure and `count` axes, two in a row, each `height` inches high with its title; a place left over stays empty.
+def panels(labels: list[str], height: float, share_y: bool = True, left: float = 0.62):
+    """A figure and axes with these titles, two in a row, each `height` inches high; a place left over stays empty.
 
     The margins are given, not found: finding them for many panels takes longer than drawing.
 
     Args:
         left: inches for the labels of the y axis.
     """
-    columns, rows = min(2, count), -(-count // 2)
-    width = WIDTH if columns > 1 else WIDTH * 0.8
-    tall, bottom = rows * height + 0.45, 0.5  # inches
+    count, columns, rows = len(labels), min(2, len(labels)), -(-len(labels) // 2)
+    width, gap = WIDTH if columns > 1 else WIDTH * 0.8, 0.15 if share_y else 0.55  # inches
+    across = (width - left) / columns - gap
+    titles = [textwrap.fill(label, int(across * CHARACTERS_PER_INCH)) for label in labels]
+    above = 0.08 + 0.15 * max(title.count("\n") + 1 for title in titles)
+    tall, bottom = rows * (height + above) + 0.5, 0.5
     figure = Figure(figsize=(width, tall))
     axes = figure.subplots(rows, columns, sharex=True, sharey=share_y, squeeze=False).ravel().tolist()
-    inner = (height - 0.3, (width - left) / columns - (0.15 if share_y else 0.55))
     figure.subplots_adjust(
-        left=left / width, right=1 - 0.08 / width, bottom=bottom / tall, top=1 - 0.25 / tall,
-        hspace=0.3 / inner[0], wspace=(0.15 if share_y else 0.55) / inner[1],
+        left=left / width, right=1 - 0.08 / width, bottom=bottom / tall, top=1 - above / tall,
+        hspace=(above + 0.08) / (height - 0.08), wspace=gap / across,
     )  # fmt: skip
     for extra in axes[count:]:
         extra.remove()
     if count > 1:
         axes[count - 2].tick_params(labelbottom=True)
+    for ax, title in zip(axes[:count], titles, strict=True):
+        ax.set_title(title, loc="left", fontsize=8.5, pad=4)
     return figure, axes[:count]
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from qcifar.comparison.figures import WIDTH, Drawn, finish, first_panels, name_axes, panels
 from qcifar.comparison.series import GRID, INK, MUTED, Pair, seeds_of
-from qcifar.comparison.words import count, interval, listed, signed, span
+from qcifar.comparison.words import count, interval, listed, signed
 
 SEEDS_NAMED = 12  # in a panel, while there is room
 
@@ -35,9 +35,8 @@ def forest(pairs: list[Pair]) -> Drawn | None:
         axes.axvspan(0, 0, color=GRID, label="margin"),
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1)
-    seeds = span([pair.entry["n_seeds"] for pair in pairs])
     caption = (
-        f"Each dot is a mean difference to the baseline, over {seeds} paired seeds. Thick: 95 % Student t interval "
+        f"Each dot is a mean difference to the baseline. {seeds_of(pairs)} Thick: 95 % Student t interval "
         "over seeds (other seeds, these test images). Thin: 95 % with seeds and images crossed (other seeds, other "
         "images of the kind). A dot without a line has one seed. Grey: the margin, "
         f"±{listed(sorted(margins))} points, inside which runs count as equal."
@@ -59,7 +58,8 @@ def _forest_row(axes, row: int, pair: Pair) -> None:
     told = f"{signed(entry['difference'])} {interval(entry['interval_seeds'])}".replace(" –", "")
     across = axes.get_yaxis_transform()
     axes.text(0, row - 0.27, pair.label, transform=across, va="bottom", fontsize=8.5)
-    axes.text(1, row - 0.27, told, transform=across, va="bottom", ha="right", fontsize=8.5)
+    place = {"y": row - 0.27, "va": "bottom"} if len(pair.label) < 44 else {"y": row + 0.12, "va": "top"}
+    axes.text(1, s=told, transform=across, ha="right", fontsize=8.5, **place)
 
 
 def _reach(entry: dict) -> float:
@@ -78,7 +78,7 @@ def slopes(pairs: list[Pair]) -> Drawn | None:
     pairs, cut = first_panels([pair for pair in pairs if pair.runs])
     if not pairs:
         return None
-    figure, axes = panels(len(pairs), 2.3, share_y=False)
+    figure, axes = panels([pair.label for pair in pairs], 2.0, share_y=False)
     for pair, ax in zip(pairs, axes, strict=True):
         ends = np.array([[theirs.top1, mine.top1] for mine, theirs in pair.runs])  # (S, 2)
         lines = [[(0, low), (1, high)] for low, high in ends]
@@ -94,7 +94,6 @@ def slopes(pairs: list[Pair]) -> Drawn | None:
         ax.set(
             xlim=(-0.15, 1.42), ylim=(low - room, high + room), xticks=[0, 1], xticklabels=["baseline", "experiment"]
         )
-        ax.set_title(pair.label, loc="left")
         ax.grid(axis="x", visible=False)
         ax.yaxis.set_major_locator(MaxNLocator(5))
     name_axes(figure, "", "test top-1 (%)")
@@ -132,14 +131,14 @@ def superclasses(pairs: list[Pair], classes: list[dict], members: dict[str, list
         classes: of summary.json.
         members: superclass -> its classes.
     """
-    pairs, cut = first_panels([pair for pair in pairs if _rows_of(pair, classes, "superclass")])
+    pairs = [pair for pair in pairs if pair.entry["dataset"] == "cifar100" and _rows_of(pair, classes, "superclass")]
+    pairs, cut = first_panels(pairs)
     if not pairs:
         return None
     names = list(members)
-    figure, axes = panels(len(pairs), 3.5, left=1.75)
+    figure, axes = panels([pair.label for pair in pairs], 3.2, left=1.75)
     for pair, ax in zip(pairs, axes, strict=True):
         _superclass_panel(ax, pair, classes, members)
-        ax.set_title(pair.label, loc="left")
         ax.set(ylim=(len(names) - 0.4, -0.6), yticks=range(len(names)))
         ax.set_yticklabels([name.replace("_", " ") for name in names])
         ax.tick_params(axis="y", labelsize=6.5, length=0)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import stats
 
 from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
-from qcifar.comparison.runs import BASELINE, Circuit, Group, Report, find_runs
+from qcifar.comparison.runs import BASELINE, Group, Report, find_runs
+from qcifar.errors import InputError
 from tests.helpers.made_runs import CHANNELS, HEAD, write_run
 
 MADE = {"time": "2026-01-02T03:04:05+00:00", "commit": "0123abc", "hardware": ["made up, 1 thread"]}
@@ -93,7 +93,7 @@ def _classes(group: Group, baseline: Group) -> list[dict]:
     rows = []
     try:
         both = [(m.predictions, t.predictions) for m, t in zip(group.runs, baseline.runs, strict=True)]
-    except (ValueError, OSError):
+    except (ValueError, InputError):
         return rows
     gains = np.stack([m.correct.astype(float) - t.correct for m, t in both])  # (S, I)
     label = both[0][0].label
@@ -107,9 +107,3 @@ def _classes(group: Group, baseline: Group) -> list[dict]:
                 "p_holm": 0.7,
             })  # fmt: skip
     return rows
-
-
-def make_circuit() -> Circuit:
-    figure = Figure(figsize=(3, 1))
-    figure.add_subplot().text(0.1, 0.5, "RX — CNOT", color="black")
-    return Circuit("edge circuit of cifar100_quantum_channels, 4 qubits, depth 1", figure)

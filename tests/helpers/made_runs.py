@@ -108,10 +108,11 @@ def _value(text: str):
 def _config(run_dir, experiment: str, variant: str, seed: int, given: dict, own: dict, precision: str) -> dict:
     """config.json, as `qcifar.experiment.folder` writes it."""
     identity = {"SEED": seed, **given, **IDENTITY, "precision": precision}
-    names = ["SEED", *own]
+    identity |= {"own_code": {f"{experiment}.py": "d012c29c637a"}}
+    names = ["SEED", *own, "own_code"]
     if experiment in CIRCUITS:
-        identity |= {"own_code": {f"{experiment}.py": "d012c29c637a"}, "circuits": CIRCUITS[experiment]}
-        names += ["own_code", "circuits"]
+        identity |= {"circuits": CIRCUITS[experiment]}
+        names.append("circuits")
     shared = {name: value for name, value in identity.items() if name not in names}
     code = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
     return {
