@@ -100,7 +100,7 @@ def secondary(rows: list[dict], labels: dict[tuple[str, str], str]) -> dict:
     head = ["experiment", "outcome", "unit", "mean", "baseline", "difference", "95 % other seeds", "p t", "p Holm"]
     cells = [
         [
-            labels[row["experiment"], row["variant"]], row["outcome"], row["unit"], number(row["mean"], 3),
+            _label(row, labels), row["outcome"], row["unit"], number(row["mean"], 3),
             number(row["mean_baseline"], 3), signed(row["difference"], 3), interval(row["interval_seeds"], 3),
             p_value(row["p_t"]), p_value(row["p_holm"]),
         ]
@@ -114,10 +114,15 @@ def by_class(rows: list[dict], labels: dict[tuple[str, str], str]) -> list[dict]
     tables: dict[str, list] = {}
     for row in sorted(rows, key=lambda row: row["kind"] != "superclass"):
         cells = [row["kind"], row["name"].replace("_", " "), signed(row["difference"]), interval(row["interval_seeds"])]
-        name = labels[row["experiment"], row["variant"]]
+        name = _label(row, labels)
         tables.setdefault(name, []).append([*cells, p_value(row["p_holm"])])
     head = ["kind", "name", "difference (points)", "95 % other seeds", "p Holm"]
     return [{"title": name, "head": head, "rows": cells, "words": 2} for name, cells in tables.items()]
+
+
+def _label(row: dict, labels: dict[tuple[str, str], str]) -> str:
+    key = row["experiment"], row["variant"]
+    return labels.get(key) or short_name(*key)
 
 
 def confusions(series: list[Series], pairs: list[dict]) -> dict:

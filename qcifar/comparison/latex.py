@@ -12,8 +12,8 @@ ESCAPED = {
 HEAD = r"""% \usepackage{booktabs}
 \begin{table}
 \centering
-\small
-\setlength{\tabcolsep}{4pt}
+\footnotesize
+\setlength{\tabcolsep}{3pt}
 \begin{tabular}{lrrrrll}
 \toprule
  & $n$ & top-1 (\%) & difference & \multicolumn{1}{c}{95\,\%, seeds} & $p_\mathrm{Holm}$ & verdict \\
@@ -32,23 +32,22 @@ def table(pairs: list[Pair], made: dict) -> str:
     Args:
         made: "time", "commit" and "hardware" of summary.json.
     """
-    rows = []
-    for data, mean in _baselines(pairs).items():
-        rows.append(rf"{escape(' '.join(data))} & & {mean:.2f} & & & & \\" + "\n")
+    rows = [f"{escape(name)} & {n} & {mean:.2f} & & & & \\\\\n" for (name, n), mean in _baselines(pairs).items()]
     rows += [_row(pair.entry) for pair in pairs]
     return (
         f"{HEAD}{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n\\caption{{{_caption(pairs, made)}}}\n\\end{{table}}\n"
     )
 
 
-def _baselines(pairs: list[Pair]) -> dict[tuple[str, ...], float]:
-    """Name, data and number of seeds of each baseline -> its mean."""
+def _baselines(pairs: list[Pair]) -> dict[tuple[str, int], float]:
+    """Name and number of seeds of each baseline -> its mean; the recipe is named where there are several."""
+    several = len({pair.entry["recipe"] for pair in pairs}) > 1
     found = {}
     for pair in pairs:
         entry = pair.entry
-        mark = ["(SYNTHETIC)"] if entry["dataset"] == "synthetic" else []
-        seeds = f"({entry['n_seeds']} seeds, recipe {entry['recipe']})"
-        found.setdefault((short_name(entry["baseline"], ""), *mark, seeds), entry["mean_baseline"])
+        mark = " (SYNTHETIC)" if entry["dataset"] == "synthetic" else ""
+        name = short_name(entry["baseline"], f"({entry['recipe']})" if several else "") + mark
+        found.setdefault((name, entry["n_seeds"]), entry["mean_baseline"])
     return found
 
 

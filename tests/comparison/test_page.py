@@ -22,7 +22,7 @@ from qcifar.comparison.runs import BASELINE, Circuit
 from qcifar.comparison.series import series_of
 from qcifar.streams import stream
 from tests.helpers.browser import CHROMIUM, browser
-from tests.helpers.made_report import make_report, write_runs
+from tests.helpers.made_report import PLAN, make_report, write_runs
 from tests.helpers.made_runs import CHANNELS, CIRCUITS, HEAD, IDENTITY, write_run
 
 FIGURES = ("forest", "slopes", "curves", "gaps", "alpha", "time", "superclasses", "confusion", "circuit1")
@@ -254,7 +254,9 @@ def test_one_seed_without_predictions(tmp_path):
         path.unlink()
     for path in (tmp_path / "runs" / HEAD).rglob("metrics.csv"):
         path.unlink()
-    seen = words(write(make_report(tmp_path / "runs"), tmp_path / "report"))
+    plan = {name: value for name, value in PLAN.items() if name != "text"} | {"as_planned": True, "deviations": []}
+    seen = words(write(make_report(tmp_path / "runs", plan=plan), tmp_path / "report"))
+    assert "As planned: plan" in seen and "The plan as it was stored" not in seen
     assert "No interval over seeds: there is one seed." in seen and "Anything about other seeds" in seen
     assert "No pair of runs has predictions" in seen and "No maps to show" in seen and "No circuit was drawn" in seen
     assert "1 paired seed, 100 test images" in seen
