@@ -20,6 +20,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 from tqdm import tqdm
 
+from qcifar.device import CoreShare
 from qcifar.distributed import (
     from_first,
     gather_rows,
@@ -82,6 +83,7 @@ def train_model(
         Interrupted: a signal of `STOPPING` arrived; the state is saved.
     """
     begin_epoch = on_epoch_start or (lambda epoch: None)
+    cores = CoreShare(train_loader.images.device, run.note)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     run.begin()
     with run.why_it_ended():
@@ -100,7 +102,7 @@ def train_model(
                         replicate(model),  # anew each epoch, since a phase may change what learns
                         train_loader, criterion, optimizer, scheduler, now,
                         title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
-                        stop=stop, save=save, save_every=60 * checkpoint_minutes,
+                        cores=cores, stop=stop, save=save, save_every=60 * checkpoint_minutes,
                     )  # fmt: skip
                     share_buffers(model)
                     scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
@@ -156,7 +158,7 @@ def resumed(run, stateful, loader, begin_epoch, epochs):
 
 
 def train_one_epoch(
-    network, loader, criterion, optimizer, scheduler, now, *, title, autocast, accumulate, stop, save, save_every
+    network, loader, criterion, optimizer, scheduler, now, *, title, autocast, accumulate, cores, stop, save, save_every
 ):  # fmt: skip
     """Run the steps of epoch `now.epoch` from `now.step` on, keeping `now` true after every step.
 
@@ -198,6 +200,7 @@ def train_one_epoch(
                 loss_text, top1_text = f"{now.loss_sum.item() / seen:.3f}", f"{now.correct.item() / seen:.3f}"
                 bar.set_postfix(loss=loss_text, top1=top1_text, refresh=False)
             bar.update(size)
+            cores.step()
             if stop.check(save_due=clock - saved >= save_every and now.step < len(loader)):
                 save()
                 saved = time.monotonic()

@@ -217,7 +217,7 @@ def prepare(cfg):
     return Prepared(
         run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
         autocast(device, precision),
-        facts=lambda: {"quantum_device": runs_on(*qnodes)},
+        facts=lambda: {"control": "quantum", "params_quantum": 0, "quantum_device": runs_on(*qnodes)},
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """One table of all finished runs.
 
     python compare_runs.py
-    python compare_runs.py --run-dir runs/demo
+    python compare_runs.py runs/demo        # or another run directory, an experiment's folder, single runs
 
 Reads result.json in runs/<experiment>/seed<SEED>/ and runs/<experiment>/<variant>/seed<SEED>/; names the runs
 that are not finished. A variant says which of an experiment's own constants are not at their standard values.
@@ -14,7 +14,7 @@ from qcifar.config import settings_from_constants
 from qcifar.errors import InputError, run_script
 from qcifar.files import read_json
 
-RUN_DIR = "./runs"  # where the run folders lie
+RUN_DIR = "./runs"  # where the run folders lie, if no folder is given
 
 # heading, how a result gives the cell
 columns = {
@@ -26,7 +26,7 @@ columns = {
     "val top-1": lambda r: f"{100 * r['val_top1']:.2f}",
     "alpha": lambda r: "" if r["alpha"] is None else f"{r['alpha']:.3g}",
     "parameters": lambda r: f"{r['params_total']:,}",
-    "quantum": lambda r: f"{r['params_quantum']}",
+    "circuit weights": lambda r: {None: "", 0: "fixed"}.get(r["params_quantum"], f"{r['params_quantum']}"),
     "images/s": lambda r: f"{r['images_per_second']:.0f}",
     "test n": lambda r: f"{r['test_images']:,}",
     "precision": lambda r: r["precision"],
@@ -38,12 +38,10 @@ columns = {
 }
 
 
-def find_runs(run_dir: Path) -> tuple[list[dict], list[str]]:
-    """Results of the finished runs below `run_dir`, by experiment, variant and seed; a line for each of the others."""
-    if not run_dir.is_dir():
-        raise InputError(f"no folder {run_dir}: expected runs of the three scripts; name it with --run-dir")
+def find_runs(tops: list[Path]) -> tuple[list[dict], list[str]]:
+    """Results of the finished runs below `tops`, by experiment, variant and seed; a line for each of the others."""
     results, left_out = [], []
-    for folder in sorted(path for depth in ("*", "*/*") for path in run_dir.glob(f"{depth}/seed*") if path.is_dir()):
+    for folder in dict.fromkeys(path for top in tops for path in run_folders(top)):
         if not (folder / "result.json").exists():
             left_out.append(f"not finished: {folder}")
             continue
@@ -52,6 +50,16 @@ def find_runs(run_dir: Path) -> tuple[list[dict], list[str]]:
         except InputError as error:
             left_out.append(f"left out: {error}")
     return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["variant"], r["seed"])), left_out
+
+
+def run_folders(top: Path) -> list[Path]:
+    """The run folders in a run directory, an experiment or a variant, or `top` itself if it is one."""
+    if not top.is_dir():
+        raise InputError(f"no folder {top}: expected runs of the three scripts; name another, or use --run-dir")
+    if (top / "config.json").exists():
+        return [top]
+    depths = ("seed*", "*/seed*", "*/*/seed*")
+    return sorted(path for depth in depths for path in top.glob(depth) if path.is_dir())
 
 
 def read_result(path: Path) -> dict:
@@ -86,13 +94,20 @@ def table(results: list[dict]) -> str:
 
 
 def main(argv=None):
-    cfg = settings_from_constants(globals(), argv)
-    results, left_out = find_runs(Path(cfg.run_dir))
+    folders = ("folders", "*", "run directories, experiments or runs; none means RUN_DIR")
+    cfg = settings_from_constants(globals(), argv, arguments=folders)
+    tops = [Path(folder) for folder in cfg.folders or [cfg.run_dir]]
+    results, left_out = find_runs(tops)
     for line in left_out:
         print(line)
     if not results:
-        raise InputError(f"no finished run in {cfg.run_dir}: run one of the three scripts, or name another --run-dir")
+        where = ", ".join(map(str, tops))
+        raise InputError(f"no finished run in {where}: run one of the three scripts, or name another folder")
     print(table(results))
+    for result in results:
+        if result.get("branch_on") is False:
+            name = " ".join(filter(None, (result["experiment"], result["variant"])))
+            print(f"branch off: {name} seed {result['seed']} was tested in phase A, where it is the baseline")
     if len({result["recipe"] for result in results}) > 1:
         print("recipe: runs with another code differ in more than the experiment and the seed; see their config.json")
     if any(result["dataset"] == "synthetic" for result in results):

@@ -182,6 +182,16 @@ def _reader(name: str, rule: Rule):
     return read
 
 
+def _refuse_missing(script: Path, constants, own_rules: dict[str, Rule] | None) -> None:
+    """Raise `InputError` for a constant that was deleted; verbs and benchmarks have few of the shared ones."""
+    shared = RULES if 2 * sum(name in constants for name in RULES) > len(RULES) else {}
+    missing = [name for name in (*shared, *(own_rules or {})) if name not in constants]
+    wrong = [name for name in constants if name not in RULES and name not in (own_rules or {})]
+    for name in missing:
+        if not difflib.get_close_matches(name, wrong, n=1):  # else it is misspelt, which is said below
+            raise InputError(f"{script.name}: the constant {name} is missing; put it back at the top of the script")
+
+
 def settings_from_constants(
     module_globals: dict[str, Any],
     argv: list[str] | None = None,
@@ -211,6 +221,7 @@ def settings_from_constants(
         allow_abbrev=False,
     )
     parser.rules = rules
+    _refuse_missing(script, constants, own_rules)
     for name, comment in constants.items():
         if name not in rules:
             near = difflib.get_close_matches(name, rules.keys() - constants.keys(), n=1)

@@ -9,15 +9,15 @@ import compare_runs
 from qcifar.errors import InputError
 
 HEADINGS = [
-    "experiment", "variant", "seed", "epochs", "test top-1", "val top-1", "alpha", "parameters", "quantum", "images/s",
-    "test n", "precision", "px", "train images", "start", "recipe", "data",
+    "experiment", "variant", "seed", "epochs", "test top-1", "val top-1", "alpha", "parameters", "circuit weights",
+    "images/s", "test n", "precision", "px", "train images", "start", "recipe", "data",
 ]  # fmt: skip
 
 RESULT = {  # the keys of `qcifar.experiment.result.report`
-    "experiment": "cifar100_baseline_det", "variant": "", "control": "none", "dataset": "cifar100", "seed": 42,
+    "experiment": "cifar100_baseline_det", "variant": "", "control": None, "dataset": "cifar100", "seed": 42,
     "epochs": 40, "best_epoch": 37, "selected_by": "f1", "val_top1": 0.8211, "val_f1": 0.82, "val_loss": 0.9,
     "test_top1": 0.82895, "test_top5": 0.96, "test_f1": 0.828, "test_loss": 0.91, "params_total": 21335972,
-    "params_quantum": 0,
+    "params_quantum": None,
     "train_seconds": 3600.0, "images_per_second": 444.4, "img_size": 224, "weights": "imagenet",
     "precision": "bf16", "recipe": "0a1b2c",
     "train_images": 40000, "test_images": 10000, "alpha": None,
@@ -62,7 +62,7 @@ def test_runs_without_alpha_leave_its_cell_empty_and_columns_line_up(tmp_path, c
     heading, baseline, head = shown(tmp_path, capsys)
     end = heading.index("alpha") + len("alpha")
     assert baseline[end - 5 : end].strip() == "" and head[end - 5 : end] == "0.123"
-    for name, value in (("test top-1", "5.00"), ("parameters", "21,335,972"), ("quantum", "0"), ("px", "224")):
+    for name, value in (("test top-1", "5.00"), ("parameters", "21,335,972"), ("px", "224")):
         end = heading.index(name) + len(name)
         assert baseline[:end].endswith(" " + value)  # numbers to the right
     for name, value in (("experiment", "cifar100_baseline_det"), ("start", "imagenet"), ("data", "cifar100")):
@@ -136,7 +136,7 @@ def test_nothing_to_compare(tmp_path, exists):
     folder = tmp_path / "runs"
     if exists:
         folder.mkdir()
-    with pytest.raises(InputError, match=f"{re.escape(str(folder))}.*--run-dir"):
+    with pytest.raises(InputError, match=f"{re.escape(str(folder))}.*name another"):
         compare_runs.main(["--run-dir", str(folder)])
     assert folder.exists() == exists  # looking makes nothing
 

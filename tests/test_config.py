@@ -3,7 +3,10 @@
 import argparse
 import importlib
 import inspect
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
+from tests.helpers import ROOT
 from tests.helpers.scripts import SCRIPTS
 
 MODULES = [module for module, _ in SCRIPTS.values()]
@@ -323,3 +327,15 @@ def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)
     settings = settings_from_constants(vars(module), [], getattr(module, "own_rules", None))
     assert set(as_constants(settings)) == set(constant_lines(module))
+
+
+@pytest.mark.parametrize("name", ["EPOCHS", "N_LAYERS"])
+def test_a_deleted_constant_is_named(tmp_path, name):
+    text = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
+    script = tmp_path / "edited.py"
+    script.write_text(re.sub(rf"^{name} = .*\n", "", text, flags=re.MULTILINE), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        2, f"error: edited.py: the constant {name} is missing; put it back at the top of the script\n",
+    )  # fmt: skip

@@ -79,8 +79,11 @@ class Run:
             self.config["accepted_code"] += [{name: before["identity"].get(name) for name in CODE}]
 
     def note(self, text: str) -> None:
-        """Log `text` once the run begins: until then there is no log.txt."""
-        self.notes.append(text)
+        """Log `text`, as soon as the run begins: until then there is no log.txt."""
+        if self.lock.is_locked:
+            self.log(text)
+        else:
+            self.notes.append(text)
 
     def begin(self) -> None:
         """Take the folder for this process and write config.json. Until then, nothing of the run is on disk.
