@@ -1,7 +1,8 @@
-"""Finished runs as the comparison needs them: read from their folders, checked, and left out by name where they are not whole."""
+"""Finished runs as the comparison needs them: read from their folders, checked; what is not whole is named."""
 
 import csv
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ NEEDED = {
     "params_total": int, "params_quantum": int | None, "train_seconds": float, "images_per_second": float,
     "img_size": int, "precision": str, "weights": str, "train_images": int, "test_images": int, "alpha": float | None,
 }  # fmt: skip
+_copies: dict[tuple[str, bytes], np.ndarray] = {}
 SHARES = ("test_top1", "test_top5", "test_f1", "val_top1")  # from 0 to 1
 
 
@@ -200,7 +202,13 @@ def read_predictions(path: Path, result: dict) -> Predictions:
     shifted = logits - logits.max(1, keepdims=True)
     true = np.take_along_axis(shifted, label[:, None], 1)[:, 0]
     true_probability = np.exp(true - np.log(np.exp(shifted).sum(1)))
-    return Predictions(index, label, predicted, true_probability, outcomes_of(logits, label))
+    outcomes = outcomes_of(logits, label)
+    return Predictions(_one_copy(index), _one_copy(label), predicted, true_probability, outcomes)
+
+
+def _one_copy(array: np.ndarray) -> np.ndarray:
+    """Runs on the same images share one array of them: thousands of runs fit into memory."""
+    return _copies.setdefault((array.dtype.str, hashlib.sha256(array.tobytes()).digest()), array)
 
 
 @dataclass(frozen=True)
