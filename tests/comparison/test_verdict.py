@@ -105,7 +105,7 @@ def test_holm_can_take_a_verdict_back_and_says_so():
     found = decided(alone, others=others)
     assert found["verdict"] == "not worse" and found["p_t"] < 0.05 < found["p_holm"]
     assert f"(p {found['p_t']:.3f} alone, p {found['p_holm']:.3f} after Holm over 3)" in found["why"]
-    assert found["detectable"] == detectable(alone, 0.05 / 3) > decided(alone)["detectable"]
+    assert found["detectable"] == pytest.approx(detectable(alone, 0.05 / 3)) and found["detectable"] > 0.5
 
 
 def test_what_was_added_afterwards_does_not_weaken_the_family():
