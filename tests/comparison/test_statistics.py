@@ -280,3 +280,11 @@ def test_holm_holds_for_comparisons_with_one_baseline():
 
 def test_adding_seeds_until_a_verdict_comes_finds_what_is_not_there():
     assert stopping_rejects(3, 12, 2000) > 0.12
+
+
+@pytest.mark.parametrize(("lost", "covers"), [(2, 0.89), (10, 0.47)])
+def test_rare_failures_break_the_t_interval_as_the_page_says(lost, covers):
+    rng = stream(0, "failures", lost)
+    differences = rng.normal(0.1 * lost, 0.35, size=(20_000, 6)) - lost * (rng.random((20_000, 6)) < 0.1)
+    low, high, _ = t_columns(differences.T)
+    assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(covers, abs=0.015)
