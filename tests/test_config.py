@@ -321,7 +321,14 @@ def test_help_of_the_scripts(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs"]
+    "name",
+    [
+        "benchmarks.training",
+        "benchmarks.quantum",
+        "benchmarks.profile_step",
+        "benchmarks.simulate_statistics",
+        "compare_runs",
+    ],
 )
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)
