@@ -72,8 +72,8 @@ def train_model(
         autocast: context manager around each forward pass.
         checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
         accumulate: micro-batches of equal size that a step's gradient is averaged over.
-        on_epoch_start: called with the epoch's number (from 0) before its first step; when a run resumes
-            inside an epoch, too, and the checkpoint then overwrites what it set.
+        on_epoch_start: called with the epoch's number (from 0) before its first step, also when a run goes on
+            inside an epoch; the checkpoint then overwrites what it set.
         on_epoch_end: called with (epoch, row); may add entries to the row of metrics.csv.
 
     Returns: the model with the weights of the best epoch, and the history, one dict an epoch.
@@ -82,8 +82,7 @@ def train_model(
         InputError: the checkpoint is damaged or of another run; the loss is not finite.
         Interrupted: a signal of `STOPPING` arrived; the state is saved.
     """
-    begin_epoch = on_epoch_start or (lambda epoch: None)
-    cores = CoreShare(train_loader.images.device, run.note)
+    begin_epoch, cores = on_epoch_start or (lambda epoch: None), CoreShare(train_loader.images.device, run.note)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     run.begin()
     with run.why_it_ended():
@@ -101,8 +100,8 @@ def train_model(
                     train_one_epoch(
                         replicate(model),  # anew each epoch, since a phase may change what learns
                         train_loader, criterion, optimizer, scheduler, now,
-                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
-                        cores=cores, stop=stop, save=save, save_every=60 * checkpoint_minutes,
+                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast,
+                        accumulate=accumulate, cores=cores, stop=stop, save=save, save_every=60 * checkpoint_minutes,
                     )  # fmt: skip
                     share_buffers(model)
                     scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)

@@ -199,7 +199,9 @@ def test_run_folder_contract(name, calm):
         "train_seconds images_per_second alpha quantum_device"
     )
     assert set(keys.split()) <= result.keys()
-    assert result["params_quantum"] == (24 if name == "head" else 0)
+    assert result["params_quantum"] == {"baseline": None, "channels": 0, "head": 24}[name]
+    assert result["control"] == (None if name == "baseline" else "quantum")
+    assert result["branch_on"] == (True if name == "head" else None)
     with np.load(folder / "predictions.npz") as file:
         assert file["logits"].shape == (40, 100) and file["logits"].dtype == np.float32
         assert np.mean(file["logits"].argmax(1) == file["label"]) == result["test_top1"]
