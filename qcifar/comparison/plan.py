@@ -60,17 +60,18 @@ def planned_only(runs: list[FinishedRun], plans: list[Plan]) -> tuple[list[Finis
     for plan in plans:
         for name, planned in plan.seeds.items():
             seeds.setdefault(name, set()).update(planned)
-    added = [run for run in runs if run.name in seeds and run.seed not in seeds[run.name]]
+    kept, added = [], []
+    for run in runs:
+        (kept if run.seed in seeds.get(run.name, {run.seed}) else added).append(run)
     reason = "this seed is in no stored plan; a new plan that extends the old one adds seeds"
-    return [run for run in runs if run not in added], [{"folder": str(r.folder), "reason": reason} for r in added]
+    return kept, [{"folder": str(run.folder), "reason": reason} for run in added]
 
 
-def deviations(plan: Plan, runs: list[FinishedRun], names: list[str], margin: float) -> list[str]:
+def deviations(plan: Plan, runs: list[FinishedRun], margin: float) -> list[str]:
     """What was done otherwise than planned, in sentences.
 
     Args:
         runs: those that are compared.
-        names: of the groups that are compared with the baseline.
         margin: of equivalence, as used, in points.
     """
     done = {(run.name, run.seed) for run in runs}
@@ -85,9 +86,22 @@ def deviations(plan: Plan, runs: list[FinishedRun], names: list[str], margin: fl
             why = f" ({state['state']}: {state.get('reason', '')})" if state.get("state") == "failed" else ""
             missing.setdefault(name, []).append(f"{job['seed']}{why}")
     said += [f"Missing runs of {name}: seeds {', '.join(seeds)}." for name, seeds in missing.items()]
-    added = [name for name in names if name not in plan.seeds]
-    if added:
-        said.append(f"Added after the plan, and so exploratory: {', '.join(added)}.")
     if plan["extends"]:
         said.append(f"This plan extends {plan['extends']}, whose runs had been seen when it was made.")
     return said
+
+
+def describe_plan(plans: list[Plan], runs: list[FinishedRun], names: list[str], margin: float) -> dict | None:
+    """What the report says of the last plan, and of those before it; None where there is none."""
+    if not plans:
+        return None
+    plan, said = plans[-1], []
+    for one in plans:
+        said += deviations(one, runs, margin)
+    keys = ("name", "title", "stored", "sha256", "text", "git_commit", "outcome", "margin", "family", "extends")
+    others = [one["name"] for one in plans[:-1]]
+    planned = {name for one in plans for name in one.seeds}
+    if added := [name for name in names if name not in planned]:
+        said.append(f"Not in any plan, and so exploratory: {', '.join(added)}.")
+    said = list(dict.fromkeys(said))
+    return {key: plan[key] for key in keys} | {"earlier": others, "as_planned": not said, "deviations": said}
