@@ -1,16 +1,20 @@
-"""Finished runs as the comparison needs them: read from their folders, checked; what is not whole is named."""
+"""Finished runs as the comparison needs them: read, checked, and left out by name where they are not whole."""
 
 import csv
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qcifar.comparison.outcomes import outcomes_of
 from qcifar.errors import InputError
 from qcifar.files import read_json, read_npz
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BASELINE = "cifar100_baseline_det"
 # Entries of result.json that the comparison and the tables read, and what each must be.
@@ -232,9 +236,19 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Circuit:
+    """One circuit of the runs, drawn."""
+
+    title: str  # whose it is, and with how many qubits and layers
+    figure: "Figure"  # as `qml.draw_mpl` gives it
+
+
+@dataclass(frozen=True)
 class Report:
     """What `compare_runs.py` found; all that the page shows."""
 
     summary: dict  # content of summary.json
     groups: tuple[Group, ...]  # those that others are compared with first
     data_dir: Path  # holds cifar-100-python/, if the images are there
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # data set: its test images (n, 32, 32, 3) uint8
+    circuits: tuple[Circuit, ...] = ()
