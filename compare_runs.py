@@ -40,7 +40,7 @@ own_rules = {
     "DETAILS": own(False, SWITCH),
     "REPORT": own(True, SWITCH),
 }
-SHOWN = 20  # of the runs that are left out
+shown_at_most = 20  # of the runs that are left out
 
 
 def main(argv=None) -> int:
@@ -96,10 +96,10 @@ def main(argv=None) -> int:
 
 
 def say_left_out(left_out: list[dict]) -> None:
-    for one in left_out[:SHOWN]:
+    for one in left_out[:shown_at_most]:
         print(f"left out: {one['folder']}: {one['reason']}")
-    if len(left_out) > SHOWN:
-        print(f"left out: {len(left_out) - SHOWN} more, see summary.json")
+    if len(left_out) > shown_at_most:
+        print(f"left out: {len(left_out) - shown_at_most} more, see summary.json")
 
 
 def made(runs: list[FinishedRun]) -> dict:
