@@ -45,7 +45,7 @@ shown_at_most = 20  # of the runs that are left out
 
 def main(argv=None) -> int:
     folders = ("folders", "*", "run directories, experiments or runs; none means RUN_DIR")
-    cfg = settings_from_constants(globals(), argv, own_rules, folders)
+    cfg = settings_from_constants(globals(), argv, own_rules, (folders,))
     tops = [Path(folder) for folder in cfg.folders or [cfg.run_dir]]
     plans = read_plans(tops)
     margin = cfg.margin or (plans[-1]["margin"] if plans else 0.5)
