@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from qcifar.comparison.page import write_report
-
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
 from qcifar.comparison.plan import describe_plan, planned_only, read_plans
 from qcifar.comparison.runs import BASELINE, FinishedRun, Report, find_runs

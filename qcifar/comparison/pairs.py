@@ -34,11 +34,11 @@ def group_runs(runs: list[FinishedRun]) -> list[Group]:
 
 
 def with_predictions(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:
-    """The runs whose predictions.npz is what their result was made from, and {"folder", "reason"} of the others."""
+    """The runs with metrics and with the predictions that their result was made from, and why the others lack them."""
     kept, left_out = [], []
     for run in runs:
         try:
-            _ = run.predictions
+            _ = run.predictions, run.history
             kept.append(run)
         except InputError as error:
             left_out.append({"folder": str(run.folder), "reason": str(error)})
