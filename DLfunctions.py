@@ -20,6 +20,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 from tqdm import tqdm
 
+from qcifar.device import CoreShare
 from qcifar.distributed import (
     from_first,
     gather_rows,
@@ -32,6 +33,7 @@ from qcifar.distributed import (
     world_size,
 )
 from qcifar.errors import InputError, Interrupted
+from qcifar.events import EventFile
 from qcifar.files import read_checkpoint, write_checkpoint, write_csv
 from qcifar.streams import seed_torch
 
@@ -71,8 +73,7 @@ def train_model(
         autocast: context manager around each forward pass.
         checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
         accumulate: micro-batches of equal size that a step's gradient is averaged over.
-        on_epoch_start: called with the epoch's number (from 0) before its first step; when a run resumes
-            inside an epoch, too, and the checkpoint then overwrites what it set.
+        on_epoch_start: called with the epoch's number (from 0) at its start and, resumed, before its state is restored.
         on_epoch_end: called with (epoch, row); may add entries to the row of metrics.csv.
 
     Returns: the model with the weights of the best epoch, and the history, one dict an epoch.
@@ -81,11 +82,13 @@ def train_model(
         InputError: the checkpoint is damaged or of another run; the loss is not finite.
         Interrupted: a signal of `STOPPING` arrived; the state is saved.
     """
-    begin_epoch = on_epoch_start or (lambda epoch: None)
+    begin_epoch, end_epoch = on_epoch_start or (lambda epoch: None), on_epoch_end or (lambda epoch, row: None)
+    cores = CoreShare(train_loader.images.device, run.note)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     run.begin()
     with run.why_it_ended():
         now = resumed(run, stateful, train_loader, begin_epoch, epochs)
+        events = EventFile(run.events_folder, now.history)
 
         def save():
             refuse_divergence(now)  # never over a good checkpoint
@@ -99,8 +102,8 @@ def train_model(
                     train_one_epoch(
                         replicate(model),  # anew each epoch, since a phase may change what learns
                         train_loader, criterion, optimizer, scheduler, now,
-                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
-                        stop=stop, save=save, save_every=60 * checkpoint_minutes,
+                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast,
+                        accumulate=accumulate, cores=cores, stop=stop, save=save, save_every=60 * checkpoint_minutes,
                     )  # fmt: skip
                     share_buffers(model)
                     scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
@@ -108,9 +111,8 @@ def train_model(
                     save()
                     raise
                 row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
-                if on_epoch_end:
-                    on_epoch_end(now.epoch, row)
-                now = next_epoch(run, model, now, row, SIGN[select_by] * scores[select_by])
+                end_epoch(now.epoch, row)
+                now = next_epoch(run, model, now, row, SIGN[select_by] * scores[select_by], events)
                 save()  # after best.pt: what lies on disk is never ahead of its best model
                 run.log(describe(row, epochs))
                 stop.check()
@@ -118,8 +120,8 @@ def train_model(
     return model, now.history
 
 
-def next_epoch(run, model, now, row, value):
-    """Write metrics.csv, and best.pt where `value` is the best so far; where the run is at the next epoch's start."""
+def next_epoch(run, model, now, row, value, events):
+    """Write metrics.csv and the event, and best.pt where `value` is the best so far; return where the run is then."""
     run.refuse_if_gone()
     best_epoch, best_value = now.best_epoch, now.best_value
     if value > best_value:
@@ -127,6 +129,7 @@ def next_epoch(run, model, now, row, value):
         write_checkpoint(run.best_path, {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity})
     history = [*now.history, row]
     write_csv(run.metrics_path, history)
+    events.add(row)
     return Progress(epoch=now.epoch + 1, history=history, best_epoch=best_epoch, best_value=best_value)
 
 
@@ -156,7 +159,7 @@ def resumed(run, stateful, loader, begin_epoch, epochs):
 
 
 def train_one_epoch(
-    network, loader, criterion, optimizer, scheduler, now, *, title, autocast, accumulate, stop, save, save_every
+    network, loader, criterion, optimizer, scheduler, now, *, title, autocast, accumulate, cores, stop, save, save_every
 ):  # fmt: skip
     """Run the steps of epoch `now.epoch` from `now.step` on, keeping `now` true after every step.
 
@@ -198,6 +201,7 @@ def train_one_epoch(
                 loss_text, top1_text = f"{now.loss_sum.item() / seen:.3f}", f"{now.correct.item() / seen:.3f}"
                 bar.set_postfix(loss=loss_text, top1=top1_text, refresh=False)
             bar.update(size)
+            cores.step()
             if stop.check(save_due=clock - saved >= save_every and now.step < len(loader)):
                 save()
                 saved = time.monotonic()

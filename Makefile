@@ -1,34 +1,41 @@
 # make demo       the three scripts on the synthetic set, small, then the table (under 5 minutes on 2 cores)
-# make test       style, then the quick tests: every module, every script, every bad input (under 3 minutes)
+# make test       the quick tests: every module, every script, every bad input; then style (under 3 minutes)
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once (under 12 minutes)
-# Each creates .venv on first use, with uv where there is one, else with pip.
+# make cpu        .venv with torch's CPU build, before any of the above: without CUDA's libraries (4 GB)
+# Each creates .venv on first use (5.2 GB), with uv where there is one, else with pip. In an active conda environment
+# that has the packages, they use that one.
 
 PYTHON ?= python3
-PY := .venv/bin/python
+CONDA := $(shell test -n "$$CONDA_PREFIX" && "$$CONDA_PREFIX/bin/python" -c "import torch, pennylane, pytest" 2>/dev/null && echo "$$CONDA_PREFIX")
+BIN := $(if $(CONDA),$(CONDA)/bin,.venv/bin)
+READY := $(if $(CONDA),,.venv/installed)
+PY := $(BIN)/python
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
-.PHONY: demo test test-slow test-all lint requirements clean
+.PHONY: cpu demo test test-slow test-all lint requirements clean
 .NOTPARALLEL:  # two runs of the tests at once would delete each other's folders
 
-demo: .venv/installed
+demo: $(READY)
 	@echo "SYNTHETIC DATA: 3,200 made-up training images, 4 epochs; the numbers say nothing about CIFAR-100"
 	$(PY) cifar100_baseline.py $(DEMO)
 	$(PY) cifar100_quantum_channels.py $(DEMO)
 	$(PY) cifar100_hybrid_Qhead.py $(DEMO) --epochs-warmup 1
 	$(PY) compare_runs.py --run-dir runs/demo
 
-test: .venv/installed lint
+test: $(READY)
 	$(PY) -m pytest -m "not slow"
+	@$(MAKE) --no-print-directory lint
 
-test-slow: .venv/installed
+test-slow: $(READY)
 	$(PY) -m pytest -m slow
 
 test-all: test test-slow
 
-lint: .venv/installed
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
@@ -39,6 +46,14 @@ lint: .venv/installed
 		$(PYTHON) -m venv .venv && $(PY) -m pip install --disable-pip-version-check -r requirements.txt; \
 	fi
 	touch $@
+
+cpu:
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install $$(grep -oE '^(torch|torchvision)==[^ ]+' requirements.txt) --index-url $(CPU_BUILDS)
+	grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' requirements.txt > .venv/requirements.txt
+	$(PY) -m pip install --disable-pip-version-check -r .venv/requirements.txt
+	touch .venv/installed
 
 # Pins every direct and transitive package for Python 3.11 and later on all platforms; needs uv.
 requirements: requirements.in

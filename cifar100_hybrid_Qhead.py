@@ -178,9 +178,11 @@ def prepare(cfg):
         on_epoch_start=lambda epoch: model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start),
         on_epoch_end=lambda epoch, row: row.update(alpha=model.alpha.item()),
         facts=lambda: {
+            "control": "quantum",
             "params_quantum": model.circuit.weights.numel(),
             "quantum_device": runs_on(runner),
             "alpha": model.alpha.item(),
+            "branch_on": model.branch_on,  # False if the best epoch lies in phase A
         },
     )  # fmt: skip
 

@@ -182,11 +182,21 @@ def _reader(name: str, rule: Rule):
     return read
 
 
+def _refuse_missing(script: Path, constants, own_rules: dict[str, Rule] | None) -> None:
+    """Raise `InputError` for a constant that was deleted; verbs and benchmarks have few of the shared ones."""
+    shared = RULES if 2 * sum(name in constants for name in RULES) > len(RULES) else {}
+    missing = [name for name in (*shared, *(own_rules or {})) if name not in constants]
+    wrong = [name for name in constants if name not in RULES and name not in (own_rules or {})]
+    for name in missing:
+        if not difflib.get_close_matches(name, wrong, n=1):  # else it is misspelt, which is said below
+            raise InputError(f"{script.name}: the constant {name} is missing; put it back at the top of the script")
+
+
 def settings_from_constants(
     module_globals: dict[str, Any],
     argv: list[str] | None = None,
     own_rules: dict[str, Rule] | None = None,
-    arguments: tuple[str, str, str] | None = None,
+    arguments: tuple[tuple[str, str | None, str], ...] = (),
 ) -> argparse.Namespace:
     """Turn a script's constants into settings, changed by the flags in `argv`.
 
@@ -194,10 +204,11 @@ def settings_from_constants(
         module_globals: `globals()` of the script; it is read, never written.
         argv: the command line without the program's name; None takes that of this process.
         own_rules: rules of the constants that the script has beside those in `RULES`.
-        arguments: of a verb that takes something without a flag: name, how many ("?", "*" or "+") and help.
+        arguments: of a verb that takes something without a flag, in order: name, how many (None for one, or "?",
+            "*", "+") and help.
 
     Returns:
-        Namespace with one lowercase attribute for each constant: `EPOCHS` -> `.epochs`; and `arguments`' name.
+        Namespace with one lowercase attribute for each constant: `EPOCHS` -> `.epochs`; and one for each argument.
 
     Raises:
         InputError: an unknown flag, a wrong type, a value that its rule does not accept.
@@ -211,6 +222,7 @@ def settings_from_constants(
         allow_abbrev=False,
     )
     parser.rules = rules
+    _refuse_missing(script, constants, own_rules)
     for name, comment in constants.items():
         if name not in rules:
             near = difflib.get_close_matches(name, rules.keys() - constants.keys(), n=1)
@@ -229,9 +241,8 @@ def settings_from_constants(
         )
         described = f"{comment} (default {default})".strip().replace("%", "%%")
         parser.add_argument(flag(name), dest=name.lower(), default=default, help=described, **kind)
-    if arguments:
-        name, count, meaning = arguments
-        parser.add_argument(name, nargs=count, help=meaning)
+    for name, count, meaning in arguments:
+        parser.add_argument(name, nargs=count, help=meaning.replace("%", "%%"))
     settings = parser.parse_args(argv)
     for name in constants:
         check(name, getattr(settings, name.lower()), rules[name])

@@ -2,12 +2,17 @@
 
 import ctypes
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from qcifar import distributed
 from qcifar.errors import InputError
+
+FAIR_SHARE = 0.6  # of its threads' time that a process gets where it is alone, at least
+LOOK_SECONDS = 5.0
 
 
 def set_up_torch(device: str, precision: str) -> tuple[torch.device, str]:
@@ -99,3 +104,40 @@ def free_memory(device: torch.device) -> int | None:
     if limit.exists() and used.exists() and (highest := limit.read_text().strip()).isdigit():  # of a container
         found.append(int(highest) - int(used.read_text()))
     return min(found, default=None)
+
+
+class CoreShare:
+    """One line of warning where the threads of this process do not get the cores that they need.
+
+    Threads of several processes that wait for each other on the same cores slow all of them, up to tenfold.
+
+    Args:
+        device: only a CPU is looked at.
+        warn: told in one line: at once of more threads than cores, or, after the first seconds of steps, that
+            other processes use the cores.
+    """
+
+    def __init__(self, device: torch.device, warn: Callable[[str], None]):
+        self.threads, self.warn, self.steps = torch.get_num_threads(), warn, 0
+        self.looking = device.type == "cpu"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.looking and self.threads > cores:
+            self.looking = False
+            warn(f"warning: {self.threads} threads on {cores} cores are slow; use OMP_NUM_THREADS={cores}")
+
+    def step(self) -> None:
+        """After each training step; the first two are not counted, since they allocate and compile."""
+        if not self.looking:
+            return
+        self.steps += 1
+        wall, used = time.monotonic(), time.process_time()
+        if self.steps == 2:
+            self.since = wall, used
+        elif self.steps > 2 and wall - self.since[0] > LOOK_SECONDS:
+            self.looking = False
+            share = (used - self.since[1]) / (wall - self.since[0]) / self.threads
+            if share < FAIR_SHARE:
+                self.warn(
+                    f"warning: other processes use the cores: this one gets {share:.0%} of the time of its "
+                    f"{self.threads} threads; run one at a time, or each with OMP_NUM_THREADS=1"
+                )

@@ -3,7 +3,10 @@
 import argparse
 import importlib
 import inspect
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
+from tests.helpers import ROOT
 from tests.helpers.scripts import SCRIPTS
 
 MODULES = [module for module, _ in SCRIPTS.values()]
@@ -307,6 +311,21 @@ def test_help_shows_docstring_flags_comments_and_defaults(tmp_path, capsys):
     assert "--resume, --no-resume go on (default True)" in shown
 
 
+def test_arguments_without_a_flag(tmp_path, capsys):
+    content = script_with(tmp_path, "EPOCHS = 3  # passes")
+    arguments = (("run", None, "a run's folder"), ("image", None, "100 % of it"))
+    for given in (["a", "b", "--epochs", "4"], ["a", "--epochs", "4", "b"], ["--epochs", "4", "a", "b"]):
+        settings = settings_from_constants(content, given, arguments=arguments)
+        assert vars(settings) == {"epochs": 4, "run": "a", "image": "b"}
+    several = (arguments[0], ("images", "*", "all of them"))
+    assert settings_from_constants(content, ["a", "b", "c"], arguments=several).images == ["b", "c"]
+    with pytest.raises(InputError, match="required: run"):
+        settings_from_constants(content, [], arguments=arguments)
+    with pytest.raises(SystemExit):
+        settings_from_constants(content, ["--help"], arguments=arguments)
+    assert "100 % of it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", MODULES)
 def test_help_of_the_scripts(script, capsys):
     with pytest.raises(SystemExit):
@@ -317,9 +336,29 @@ def test_help_of_the_scripts(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs"]
+    "name",
+    [
+        "benchmarks.training",
+        "benchmarks.quantum",
+        "benchmarks.profile_step",
+        "benchmarks.simulate_statistics",
+        "compare_runs",
+        "predict",
+    ],
 )
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)
     settings = settings_from_constants(vars(module), [], getattr(module, "own_rules", None))
     assert set(as_constants(settings)) == set(constant_lines(module))
+
+
+@pytest.mark.parametrize("name", ["EPOCHS", "N_LAYERS"])
+def test_a_deleted_constant_is_named(tmp_path, name):
+    text = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
+    script = tmp_path / "edited.py"
+    script.write_text(re.sub(rf"^{name} = .*\n", "", text, flags=re.MULTILINE), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        2, f"error: edited.py: the constant {name} is missing; put it back at the top of the script\n",
+    )  # fmt: skip

@@ -1,14 +1,16 @@
 """Device and precision: what is chosen, what is refused, and how freed memory is used again."""
 
+import itertools
 import mmap
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from qcifar.device import autocast, set_up_torch
+from qcifar.device import CoreShare, autocast, set_up_torch
 from qcifar.errors import InputError
 from tests.helpers import ROOT
 from tests.helpers.processes import torchrun_variables
@@ -71,3 +73,26 @@ print(new_pages())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 5 * 40 * 2**22 / mmap.PAGESIZE / 10
+
+
+def test_more_threads_than_cores_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 999)
+    said = []
+    CoreShare(torch.device("cuda"), said.append)
+    assert said == []
+    CoreShare(torch.device("cpu"), said.append).step()
+    (line,) = said
+    assert line.startswith("warning: 999 threads on ") and "OMP_NUM_THREADS=" in line
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.95, False), (0.5, True)])
+def test_a_process_that_gets_half_of_its_cores_says_so_once(monkeypatch, share, warned):
+    said, seconds = [], itertools.count()
+    watch = CoreShare(torch.device("cpu"), said.append)
+    now = SimpleNamespace(time=0.0)
+    monkeypatch.setattr("qcifar.device.time.monotonic", lambda: now.time)
+    monkeypatch.setattr("qcifar.device.time.process_time", lambda: now.time * share * watch.threads)
+    for now.time, _ in zip(seconds, range(20), strict=False):
+        watch.step()
+    assert len(said) == warned
+    assert not warned or f"this one gets {share:.0%} of the time of its {watch.threads} threads" in said[0]

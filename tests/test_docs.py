@@ -148,7 +148,7 @@ def test_folders_and_rows_of_the_fourth_experiment_are_those_that_the_page_names
         )
         assert [found["variant"], result["control"]] == [
             "".join(variant),
-            "none" if "baseline" in experiment else "".join(variant).removeprefix("control=") or "quantum",
+            None if "baseline" in experiment else "".join(variant).removeprefix("control=") or "quantum",
         ]
         recipes.add(found["recipe"])
         rows.append([experiment, *variant])

@@ -116,7 +116,7 @@ def test_importing_creates_no_file_and_draws_no_number(tmp_path, tmp_path_factor
     assert importlib.import_module("compare_runs").__file__ == str(ROOT / "compare_runs.py")
     before, folders = files_of(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
-    environment["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("matplotlib"))  # PennyLane imports it, and it writes there
+    environment["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("matplotlib"))  # PennyLane imports it
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True
     )

@@ -18,6 +18,7 @@ from benchmarks.common import HostReads
 from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
 from qcifar.data.augment import Augmentation
 from qcifar.data.loader import EvalLoader, TrainLoader
+from qcifar.device import CoreShare
 from qcifar.errors import InputError, Interrupted
 from qcifar.experiment.recipe import make_optimizer, make_schedule
 from qcifar.files import read_checkpoint, write_checkpoint
@@ -29,6 +30,7 @@ from tests.helpers.runs import tiny_run
 from tests.helpers.scripts import TIMED, Killed, prepare
 
 EPOCHS = 3
+UNWATCHED = CoreShare(torch.device("meta"), print)
 
 
 def tiny_model():
@@ -176,7 +178,8 @@ def test_a_step_waits_for_nothing(loaders):
     with HostReads() as reads:
         train_one_epoch(
             model, loader, nn.CrossEntropyLoss(), optimizer, make_schedule(optimizer, 1e-3, 10), Progress(), title="",
-            autocast=contextlib.nullcontext(), accumulate=2, stop=Stop(), save=None, save_every=math.inf,
+            autocast=contextlib.nullcontext(), accumulate=2, cores=UNWATCHED, stop=Stop(), save=None,
+            save_every=math.inf,
         )  # fmt: skip
     assert len(loader) == 10 and list(reads.places.values()) == [1], reads.places
     assert "in refuse_divergence" in next(iter(reads.places))
@@ -196,7 +199,7 @@ def test_accumulation_adds_up_to_the_same_gradient(tmp_path):
         now = Progress()
         train_one_epoch(
             it.model, it.train_loader, it.criterion, optimizer, SimpleNamespace(step=lambda: None), now, title="",
-            autocast=it.autocast, accumulate=accumulate, stop=Stop(), save=None, save_every=math.inf,
+            autocast=it.autocast, accumulate=accumulate, cores=UNWATCHED, stop=Stop(), save=None, save_every=math.inf,
         )  # fmt: skip
         losses.append(now.loss_sum.item() / 16)
         recipes.append(it.run.config["recipe"])

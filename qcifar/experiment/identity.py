@@ -42,6 +42,8 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
     identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane", "numpy", "scikit-learn")}
+    if str(getattr(cfg, "quantum_device", "")).startswith("lightning."):
+        identity["pennylane-lightning"] = version("pennylane-lightning")
     identity["code"] = shared_code()
     identity |= {"WEIGHTS": weights_fingerprint(cfg.model_name, cfg.weights)}  # not where the file lies
     return identity
@@ -54,7 +56,7 @@ def own_entries(cfg, own_rules: dict[str, Rule], details: dict) -> list[str]:
     """
     given = as_constants(cfg)
     own = [name for name, rule in own_rules.items() if not rule.changes_recipe or given[name] == rule.standard]
-    return ["SEED", *own, *details]
+    return ["SEED", *own, *details, "pennylane-lightning"]
 
 
 def differences(before: dict, now: dict) -> tuple[list[str], list[str]]:

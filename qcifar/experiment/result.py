@@ -32,7 +32,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
     result = {
         "experiment": run.experiment,
         "variant": run.variant,
-        "control": "none",
+        "control": None,
         "dataset": cfg.dataset,
         "seed": cfg.seed,
         "epochs": cfg.epochs,
@@ -46,7 +46,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         "test_f1": scores["f1"],
         "test_loss": scores["loss"],
         "params_total": count_parameters(prepared.model),
-        "params_quantum": 0,
+        "params_quantum": None,
         "quantum_device": None,
         "train_seconds": seconds,
         "images_per_second": images / seconds,
@@ -63,6 +63,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         "train_images": run.config["images"]["train"],
         "test_images": len(labels),
         "alpha": None,
+        "branch_on": None,
     } | prepared.facts()
     write_json(run.result_path, result)
     run.log(describe_result(result))

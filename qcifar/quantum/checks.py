@@ -41,11 +41,16 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
     parts = []
     for op in tape.operations:
         angles = [np.round(_as_array(p), 9).tolist() for p in op.data]
-        parts.append((op.name, op.wires.tolist(), angles, repr(op.hyperparameters)))
+        on = getattr(op, "meas_val", None)  # of a gate that follows from mid-circuit measurements
+        condition = None if on is None else ([m.meas_uid for m in on.measurements], on.branches)
+        parts.append((op.name, op.wires.tolist(), angles, repr(op.hyperparameters), condition))
     for measurement in tape.measurements:
         matrices = [np.round(_as_array(p), 9).tolist() for p in getattr(measurement.obs, "data", ())]
         parts.append((repr(measurement), matrices))  # repr shortens large matrices
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    text = repr(parts)
+    for number, op in enumerate(op for op in tape.operations if isinstance(op, qml.ops.MidMeasure)):
+        text = text.replace(op.meas_uid, f"measurement {number}")  # drawn anew each time
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _as_array(parameter) -> np.ndarray:
@@ -83,26 +88,36 @@ def refuse_other_form(circuit: Callable, n_qubits: int, weight_shape: tuple[int,
         raise InputError(f"the circuit {name}: expected a list of expectation values, such as {example}, got {got}")
 
 
+def count_measurements(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> int:
+    """How often `circuit` measures a qubit before its end."""
+    tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
+    return sum(isinstance(op, qml.ops.MidMeasure) for op in tape.operations)
+
+
 def refuse_too_wide(
-    circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None, images: int, learns: bool
+    circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None, images: int, learns: bool, measured: int
 ) -> None:
     """Raise `InputError` where default.qubit would need more memory than there is, with the numbers.
 
     It holds a state of 2^n amplitudes in complex128 for each image; to learn by backprop, one after each gate.
+
+    Args:
+        measured: mid-circuit measurements, each of which takes a further qubit.
     """
     tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
     gates = _count_gates(tape.operations)
-    needed, free = images * 2**n_qubits * 16 * (gates if learns else 2), free_memory(torch.device("cpu"))
+    needed, free = images * 2 ** (n_qubits + measured) * 16 * (gates if learns else 2), free_memory(torch.device("cpu"))
+    what = f"{images} images, {gates} gates" + (f", {measured} measurements" if measured else "")
     if free is not None and needed > free:
         raise InputError(
             f"the circuit {circuit_name(circuit)} on {n_qubits} qubits needs {needed / 2**30:.0f} GB on default.qubit "
-            f"({images} images, {gates} gates), {free / 2**30:.0f} GB are free; use fewer qubits or images a step"
+            f"({what}), {free / 2**30:.0f} GB are free; use fewer qubits or images a step"
         )
 
 
 def _count_gates(operations) -> int:
     """As default.qubit runs them: what has a matrix is one gate."""
-    whole = [op.has_matrix or not op.has_decomposition for op in operations]
+    whole = [op.has_matrix or not op.has_decomposition for op in operations]  # a measurement has none of both
     return sum(1 if one else _count_gates(op.decomposition()) for op, one in zip(operations, whole, strict=True))
 
 

@@ -15,22 +15,34 @@ from qcifar import distributed
 from qcifar.compiler import CompiledCircuit, NotCompilable
 from qcifar.compiler.record import MAX_QUBITS
 from qcifar.errors import InputError, describe
-from qcifar.quantum.checks import compare_with_pennylane, refuse_mixing, refuse_other_form, refuse_too_wide
+from qcifar.quantum.checks import (
+    compare_with_pennylane,
+    count_measurements,
+    refuse_mixing,
+    refuse_other_form,
+    refuse_too_wide,
+)
 from qcifar.quantum.layer import circuit_name
 
 SLOWER = "20"  # see docs/measurements.md
 
 
-def make_qnode(circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None) -> Callable:
+def make_qnode(
+    circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None, measured: int = 0
+) -> Callable:
     """`circuit` as a QNode with the torch interface on a PennyLane device of `n_qubits` wires.
 
     It can be pickled where `circuit` can.
+
+    Args:
+        measured: mid-circuit measurements. PennyLane's simulators defer each to the end, on a wire of its own.
 
     Raises:
         InputError: there is no such device, or it cannot differentiate by `diff_method`.
     """
     try:
-        device = qml.device(device_name, wires=n_qubits)
+        more = measured if device_name.startswith(("default.", "lightning.")) else 0
+        device = qml.device(device_name, wires=n_qubits + more)
         qnode = qml.QNode(circuit, device, interface="torch", diff_method=diff_method)
     except Exception as error:  # plugins raise what they like
         method = f"DIFF_METHOD {diff_method} and " if diff_method else ""
@@ -86,13 +98,14 @@ def make_runner(
         InputError: no such device or method, or the circuit fails or cannot be one of a network.
     """
     refuse_other_method(device_name, diff_method)
-    by_name = functools.partial(
-        make_qnode, circuit, "default.qubit" if device_name == "fast" else device_name, n_qubits, diff_method
-    )
-    in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
+    pennylane_name = "default.qubit" if device_name == "fast" else device_name
+    make_qnode(circuit, pennylane_name, n_qubits, diff_method)  # whether there is such a device
     refuse_other_form(circuit, n_qubits, weight_shape)
-    if device_name == "default.qubit" or (device_name == "fast" and n_qubits > MAX_QUBITS):
-        refuse_too_wide(circuit, n_qubits, weight_shape, images, learns=diff_method == "backprop")
+    measured = count_measurements(circuit, n_qubits, weight_shape)
+    by_name = functools.partial(make_qnode, circuit, pennylane_name, n_qubits, diff_method, measured)
+    in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
+    if pennylane_name == "default.qubit" and (device_name != "fast" or measured or n_qubits > MAX_QUBITS):
+        refuse_too_wide(circuit, n_qubits, weight_shape, images, diff_method == "backprop", measured)
     refuse_mixing(in_pennylane, n_qubits, weight_shape, images)
     if device_name != "fast":
         return by_name()

@@ -52,7 +52,7 @@ def test_what_an_experiment_adds_is_asked_for_after_training_and_counts(prepared
     result = report(it, settings("baseline", tmp_path), HISTORY, SCORES, np.zeros((40, 100)), np.zeros(40, int))
     assert asked == [True] and facts.items() <= result.items()
     plain = report(prepared, settings("baseline", tmp_path), HISTORY, SCORES, np.zeros((40, 100)), np.zeros(40, int))
-    assert (plain["alpha"], plain["params_quantum"], plain["quantum_device"]) == (None, 0, None)
+    assert (plain["alpha"], plain["params_quantum"], plain["quantum_device"]) == (None, None, None)
     assert plain["peak_device_mb"] is None  # there is no GPU
 
 

@@ -174,15 +174,18 @@ def make_result(config: dict, history: list[dict], logits: np.ndarray, labels: n
     seconds, quantum = sum(row["seconds"] for row in history), config["experiment"] in CIRCUITS
     ranks = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
     return {
-        "experiment": config["experiment"], "variant": config["variant"], "control": given.get("CONTROL", "none"),
+        "experiment": config["experiment"], "variant": config["variant"],
+        "control": given.get("CONTROL", "quantum" if quantum else None),
         "dataset": given["DATASET"], "seed": given["SEED"], "epochs": given["EPOCHS"], "best_epoch": best["epoch"],
         "selected_by": given["SELECT_BY"], "val_top1": best["val_top1"], "val_f1": best["val_f1"],
         "val_loss": best["val_loss"], "test_top1": float((ranks == 0).mean()), "test_top5": float((ranks < 5).mean()),
         "test_f1": float((ranks == 0).mean()), "test_loss": 0.9, "params_total": 21_335_972,
-        "params_quantum": 24 if config["experiment"] == HEAD else 0, "quantum_device": "fast" if quantum else None,
+        "params_quantum": {HEAD: 24, CHANNELS: 0}.get(config["experiment"]),
+        "quantum_device": "fast" if quantum else None,
         "train_seconds": seconds, "images_per_second": sum(row["images"] for row in history) / seconds,
         "peak_host_mb": 1500, "peak_device_mb": 3000, "model_name": given["MODEL_NAME"], "stem": given["STEM"],
         "img_size": given["IMG_SIZE"], "precision": config["identity"]["precision"], "processes": 1,
         "recipe": config["recipe"], "accepted_code": False, "weights": given["WEIGHTS"],
         "train_images": config["images"]["train"], "test_images": len(labels), "alpha": history[-1].get("alpha"),
+        "branch_on": best["epoch"] > given["EPOCHS_WARMUP"] if config["experiment"] == HEAD else None,
     }  # fmt: skip

@@ -24,6 +24,19 @@ def variant(angles, gate=qml.RY, factor=0.5, wire=0, depth=1, observable=qml.Pau
     return [qml.expval(observable(i)) for i in range(3)]
 
 
+def test_fingerprint_of_mid_circuit_measurements_is_the_same_each_time_and_names_their_use():
+    def variant(x, reset=False, postselect=None, measured=0, follows=0):
+        outcomes = [qml.measure(wire, reset=reset, postselect=postselect) for wire in (measured, 1)]
+        qml.cond(outcomes[follows], qml.PauliX)(wires=2)
+        return [qml.expval(qml.PauliZ(i)) for i in range(3)]
+
+    changes = [{}, {"reset": True}, {"postselect": 1}, {"measured": 2}, {"follows": 1}]
+    first, second = (
+        [circuit_fingerprint(functools.partial(variant, **change), (1, 3)) for change in changes] for _ in range(2)
+    )
+    assert first == second and len(set(first)) == len(changes)
+
+
 def test_fingerprint_names_the_circuit_and_nothing_else():
     def same_gates_written_otherwise(v):
         half = v[..., 0] / 2

@@ -73,14 +73,14 @@ def results(run, inputs, weights):
 def compare(circuit, runner, tolerance):
     generator = torch.Generator().manual_seed(2)
     inputs, weights = torch.randn(6, 4, generator=generator), 6.28 * torch.rand(SHAPE, generator=generator)
-    node = qml.QNode(circuit, qml.device("default.qubit", wires=4), interface="torch", diff_method="backprop")
+    node = qml.QNode(circuit, qml.device("default.qubit", wires=5), interface="torch", diff_method="backprop")
     exact = results(node, inputs.double(), weights.double())
     for found, expected in zip(results(runner, inputs, weights), exact, strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_the_page_has_its_examples():
-    assert [len(lines_of(section)) for section in ("Compiled", "On default.qubit", "Refused")] == [25, 3, 7]
+    assert [len(lines_of(section)) for section in ("Compiled", "On default.qubit", "Refused")] == [25, 4, 7]
 
 
 COMPILED = [line if number % 3 == 0 else slow(*line) for number, line in enumerate(lines_of("Compiled"))]
