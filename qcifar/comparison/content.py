@@ -7,7 +7,7 @@ from qcifar.comparison.series import Pair, Series, marks_of, short_name
 from qcifar.comparison.words import count, interval, listed, number, p_value, signed, span
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
-CIRCUITS_OR_NONE = (None, "none", "quantum")  # values of `control` that take nothing away
+NOT_CLASSICAL = (None, "quantum", "off", "jitter", "planted")  # controls with no classical part in the circuit's place
 
 
 def cards(pairs: list[Pair]) -> list[dict]:
@@ -15,11 +15,18 @@ def cards(pairs: list[Pair]) -> list[dict]:
     found = []
     for pair in pairs:
         entry = pair.entry
-        sentences = entry["why"] if isinstance(entry["why"], list) else [entry["why"]]
+        sentences = [entry["why"]]
+        if "branch off" in marks_of(entry):
+            seeds = listed(entry["branch_off_seeds"])
+            sentences.append(
+                f"With seed {seeds} the epoch that was tested has the branch off: there it is the baseline."
+            )
+        if entry["across_recipes"]:
+            sentences.append(f"The recipes differ in more than the branch: {'; '.join(entry['across_recipes'])}.")
         found.append({
             "name": short_name(entry["experiment"], entry["variant"]),
             "experiment": entry["experiment"],
-            "marks": marks_of(entry) + (["branch never on"] if entry.get("alpha_off") else []),
+            "marks": marks_of(entry),
             "verdict": entry["verdict"],
             "kind": entry["verdict"].replace(" ", "-"),
             "difference": signed(entry["difference"]),
@@ -65,13 +72,11 @@ def numbers(pairs: list[Pair]) -> dict:
 def mcnemar(pairs: list[Pair]) -> dict:
     """Each seed by itself: images fixed and broken."""
     head = ["experiment", "seed", "fixed (images)", "broken (images)", "p exact"]
-    rows = []
-    for pair in pairs:
-        found = pair.entry["mcnemar"] or {}
-        found = found.items() if isinstance(found, dict) else zip(pair.entry["seeds"], found, strict=False)
-        rows += [
-            [pair.label, str(seed), str(one["fixed"]), str(one["broken"]), p_value(one["p"])] for seed, one in found
-        ]
+    rows = [
+        [pair.label, str(one["seed"]), str(one["fixed"]), str(one["broken"]), p_value(one["p"])]
+        for pair in pairs
+        for one in pair.entry["mcnemar"] or []
+    ]
     return {"head": head, "rows": rows, "words": 1}
 
 
@@ -194,7 +199,7 @@ def does_not_show(report: Report, pairs: list[Pair]) -> list[str]:
     found = [f"Other data. These runs saw {listed(data)} only, at {span([r['img_size'] for r in results])} pixels."]
     if "synthetic" in data:
         found.append("Anything about CIFAR-100 where the data set is SYNTHETIC: those images are made from a seed.")
-    if any(pair.entry.get("planted") for pair in pairs):
+    if any(pair.entry["planted"] for pair in pairs):
         found.append(
             "Any effect of a circuit where a number is PLANTED: there the effect was put in by hand, to see if "
             "it is found."
@@ -247,7 +252,7 @@ def _about_circuits(report: Report) -> list[str]:
         "no advantage over "
         "one can be seen."
     ]
-    if all(run.control in CIRCUITS_OR_NONE for run in hybrids):
+    if all(run.control in NOT_CLASSICAL for run in hybrids):
         found.append(
             "That the circuit is the cause. No run here puts a classical part in its place, so a gain could come from "
             "the added weights and inputs alone."

@@ -99,7 +99,7 @@ def page(
         in_short=content.in_short(pairs),
         cards=content.cards(pairs),
         synthetic=any(one.group.first.dataset == "synthetic" for one in series),
-        planted=any(pair.entry.get("planted") for pair in pairs),
+        planted=any(pair.entry["planted"] for pair in pairs),
         plan_words=content.plan_words(report),
         figures=figures,
         circuits=circuits,

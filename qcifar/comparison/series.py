@@ -11,7 +11,8 @@ INK, MUTED, GRID = "#15181c", "#667080", "#d5d9e0"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3578f", "#c98a00", "#3f9fd6")
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))  # where there are more groups than colours
 MARKERS = ("o", "s", "^", "D", "v", "P")
-SHOWN_CHARACTERS = 60  # of a label
+SHOWN_CHARACTERS = 60  # of a label, without its marks
+OFF_ON_PURPOSE = ("off", "jitter")  # controls that test the branch off
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,12 @@ def plain(text: str, most: int = SHOWN_CHARACTERS) -> str:
 
 def marks_of(entry: dict) -> list[str]:
     """What has to stand beside every number of a comparison."""
-    marks = ["PLANTED"] if entry.get("planted") else []
-    marks += ["SYNTHETIC"] if entry["dataset"] == "synthetic" else []
-    return marks + (["exploratory"] if entry.get("exploratory") else [])
+    off = entry["branch_off_seeds"] and entry["control"] not in OFF_ON_PURPOSE
+    marks = {
+        "PLANTED": entry["planted"], "SYNTHETIC": entry["dataset"] == "synthetic",
+        "across recipes": entry["across_recipes"], "exploratory": entry["exploratory"], "branch off": off,
+    }  # fmt: skip
+    return [mark for mark, holds in marks.items() if holds]
 
 
 def short_name(experiment: str, variant: str) -> str:
@@ -60,18 +64,21 @@ def short_name(experiment: str, variant: str) -> str:
 
 
 def series_of(report: Report) -> list[Series]:
-    """The groups in their order, each with its label and look."""
-    planted = {_key(entry) for entry in report.summary["comparisons"] if entry.get("planted")}
-    names = [(group.name, group.first.dataset) for group in report.groups]
+    """The groups in their order, each with its label and look; groups of the same name and recipe are one."""
+    merged: dict[tuple, dict] = {}
+    for group in report.groups:
+        merged.setdefault(_key_of_group(group), {}).update((run.seed, run) for run in group.runs)
+    groups = [Group(tuple(runs[seed] for seed in sorted(runs))) for runs in merged.values()]
+    planted = {_key(entry) for entry in report.summary["comparisons"] if entry["planted"]}
+    names = [(group.name, group.first.dataset) for group in groups]
     found, others = [], 0
-    for place, group in enumerate(report.groups):
+    for place, group in enumerate(groups):
         first = group.first
-        label = short_name(first.experiment, first.variant)
+        label = plain(short_name(first.experiment, first.variant))
         label += f" (recipe {first.recipe})" if names.count((group.name, first.dataset)) > 1 else ""
-        marks = ["PLANTED"] if (first.experiment, first.variant, first.recipe, first.dataset) in planted else []
-        marks += ["SYNTHETIC"] if first.dataset == "synthetic" else []
-        label = " ".join([plain(label), *marks])
-        if first.experiment == report.summary["against"] and not first.variant:
+        label += " PLANTED" if _key_of_group(group) in planted or first.control == "planted" else ""
+        label += " SYNTHETIC" if first.dataset == "synthetic" else ""
+        if group.name == report.summary["against"]:
             colour, turn = MUTED, 0
         else:
             colour, turn = COLOURS[others % len(COLOURS)], others // len(COLOURS)
@@ -87,7 +94,7 @@ def pairs_of(report: Report, series: list[Series]) -> list[Pair]:
     for entry in report.summary["comparisons"]:
         mine = by_key.get(_key(entry))
         name = mine.label if mine else plain(short_name(entry["experiment"], entry["variant"]))
-        label = " ".join([name, *(mark for mark in marks_of(entry) if mark not in name.split())])
+        label = " ".join([name, *(mark for mark in marks_of(entry) if f" {mark}" not in name)])
         found.append(Pair(entry, label, mine, _baseline_of(entry, series)))
     return found
 

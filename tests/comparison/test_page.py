@@ -18,7 +18,7 @@ from PIL import Image
 
 from qcifar.comparison.page import SECTIONS, write_report
 from qcifar.comparison.pictures import contact_sheet
-from qcifar.comparison.runs import BASELINE, Circuit
+from qcifar.comparison.runs import BASELINE, Circuit, Group, read_run
 from qcifar.comparison.series import series_of
 from qcifar.streams import stream
 from tests.helpers.browser import CHROMIUM, browser
@@ -93,7 +93,8 @@ def test_page_says_all_that_was_found(full, written):
     left_out = full.summary["left_out"][0]
     for sentence in ("Not as planned", "Seed 5 of the head is missing.", left_out["folder"], left_out["reason"]):
         assert sentence in seen
-    for made in (full.summary["made"]["time"], full.summary["made"]["commit"], *full.summary["made"]["hardware"]):
+    made = full.summary["made"]
+    for made in (made["time"], made["commit"], *made["commits_of_runs"], *made["hardware"]):
         assert made in seen
     assert "SYNTHETIC" not in seen and "PLANTED" not in seen and "exploratory" not in seen
     assert seen.index("Verdicts") < seen.index("As planned?") < seen.index("Differences") < seen.index("Recipe")
@@ -214,7 +215,6 @@ def test_hostile_names_stay_text(tmp_path, full):
     plan = full.summary["plan"] | {"title": HOSTILE, "text": HOSTILE, "as_planned": True, "deviations": []}
     summary = full.summary | {
         "comparisons": [comparison], "secondary": [], "classes": [], "left_out": left_out, "plan": plan,
-        "notes": [HOSTILE],
     }  # fmt: skip
     html = write(dataclasses.replace(full, summary=summary, circuits=(Circuit(HOSTILE, Figure()),)), tmp_path)
     assert "<script>alert" not in html and html.count("&lt;script&gt;alert") >= 6
@@ -233,11 +233,11 @@ def test_planted_synthetic_and_exploratory_numbers_are_marked(tmp_path):
                 run_dir, experiment, seed, variant, 0.8 + 0.01 * seed, 100, dataset="synthetic", control="planted"
             )
     report = make_report(run_dir, plan=None)
-    marks = {"planted": True, "exploratory": True, "alpha_off": True}
+    marks = {"planted": True, "exploratory": True, "branch_off_seeds": [1], "across_recipes": ["MAX_LR 1 -> 2"]}
     summary = report.summary | {"comparisons": [report.summary["comparisons"][0] | marks]}
     html = write(dataclasses.replace(report, summary=summary), tmp_path / "report")
     seen = words(html)
-    for mark in ("PLANTED", "SYNTHETIC", "exploratory", "branch never on"):
+    for mark in ("PLANTED", "SYNTHETIC", "across recipes", "exploratory", "branch off"):
         assert f'<span class="mark">{mark}</span>' in html
     named = "hybrid_qhead control=planted PLANTED SYNTHETIC"
     assert seen.count(named) >= 8  # tables, captions, details
@@ -245,18 +245,22 @@ def test_planted_synthetic_and_exploratory_numbers_are_marked(tmp_path):
         drawn = (tmp_path / "report" / "figures" / f"{name}.svg").read_text()
         assert "PLANTED" in drawn and "SYNTHETIC" in drawn
     assert "There was no plan" in seen and "say nothing about CIFAR-100" in seen and "No matrix of superclasses" in seen
-    assert "(PLANTED, SYNTHETIC, exploratory)" in (tmp_path / "report" / "summary.tex").read_text()
+    assert (
+        "(PLANTED, SYNTHETIC, across recipes, exploratory, branch off)"
+        in (tmp_path / "report" / "summary.tex").read_text()
+    )
 
 
 def test_one_seed_without_predictions(tmp_path):
     write_runs(tmp_path / "runs", seeds=1, images=100, epochs=1)
+    report = make_report(tmp_path / "runs", plan=PLAN | {"as_planned": True, "deviations": []}, classes=[])
     for path in (tmp_path / "runs").rglob("predictions.npz"):
         path.unlink()
     for path in (tmp_path / "runs" / HEAD).rglob("metrics.csv"):
         path.unlink()
-    plan = {name: value for name, value in PLAN.items() if name != "text"} | {"as_planned": True, "deviations": []}
-    seen = words(write(make_report(tmp_path / "runs", plan=plan), tmp_path / "report"))
-    assert "As planned: plan" in seen and "The plan as it was stored" not in seen
+    fresh = [Group(tuple(map(read_run, (run.folder for run in group.runs)))) for group in report.groups]
+    seen = words(write(dataclasses.replace(report, groups=tuple(fresh)), tmp_path / "report"))
+    assert "As planned: plan" in seen
     assert "No interval over seeds: there is one seed." in seen and "Anything about other seeds" in seen
     assert "No pair of runs has predictions" in seen and "No maps to show" in seen and "No circuit was drawn" in seen
     assert "1 paired seed, 100 test images" in seen

@@ -113,6 +113,7 @@ def _config(run_dir, experiment: str, variant: str, seed: int, given: dict, own:
     if experiment in CIRCUITS:
         identity |= {"circuits": CIRCUITS[experiment]}
         names.append("circuits")
+    names.append("pennylane-lightning")  # the identity has it where lightning runs the circuits
     shared = {name: value for name, value in identity.items() if name not in names}
     code = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
     return {
