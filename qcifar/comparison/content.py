@@ -18,9 +18,7 @@ def cards(pairs: list[Pair]) -> list[dict]:
         sentences = [entry["why"]]
         if "branch off" in marks_of(entry):
             seeds = listed(entry["branch_off_seeds"])
-            sentences.append(
-                f"With seed {seeds} the epoch that was tested has the branch off: there it is the baseline."
-            )
+            sentences.append(f"With seed {seeds} the epoch that was tested has the branch off: it is the baseline.")
         if entry["across_recipes"]:
             sentences.append(f"The recipes differ in more than the branch: {'; '.join(entry['across_recipes'])}.")
         found.append({

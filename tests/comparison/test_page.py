@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 
 import matplotlib
@@ -55,7 +56,7 @@ def write(report, folder):
 def words(html):
     """What a reader sees, on one line."""
     html = re.sub(r"(?s)<(style|script|svg)\b.*?</\1>", " ", html)
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,8 @@ def test_page_says_all_that_was_found(full, written):
     for sentence in ("Not as planned", "Seed 5 of the head is missing.", left_out["folder"], left_out["reason"]):
         assert sentence in seen
     made = full.summary["made"]
-    for made in (made["time"], made["commit"], *made["commits_of_runs"], *made["hardware"]):
-        assert made in seen
+    for word in (made["time"], made["commit"], *made["commits_of_runs"], *made["hardware"]):
+        assert word in seen
     assert "SYNTHETIC" not in seen and "PLANTED" not in seen and "exploratory" not in seen
     assert seen.index("Verdicts") < seen.index("As planned?") < seen.index("Differences") < seen.index("Recipe")
 
@@ -245,10 +246,9 @@ def test_planted_synthetic_and_exploratory_numbers_are_marked(tmp_path):
         drawn = (tmp_path / "report" / "figures" / f"{name}.svg").read_text()
         assert "PLANTED" in drawn and "SYNTHETIC" in drawn
     assert "There was no plan" in seen and "say nothing about CIFAR-100" in seen and "No matrix of superclasses" in seen
-    assert (
-        "(PLANTED, SYNTHETIC, across recipes, exploratory, branch off)"
-        in (tmp_path / "report" / "summary.tex").read_text()
-    )
+    table = (tmp_path / "report" / "summary.tex").read_text()
+    assert "(PLANTED, SYNTHETIC, across recipes, exploratory, branch off)" in table
+    assert "With seed 1 the epoch that was tested has the branch off" in seen and "MAX_LR 1 -> 2" in seen
 
 
 def test_one_seed_without_predictions(tmp_path):

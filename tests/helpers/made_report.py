@@ -38,7 +38,7 @@ def make_report(run_dir: Path, plan: dict | None = PLAN, across_recipes: bool = 
     pairs, alone = pair_groups(groups, across_recipes=across_recipes)
     summary = {
         "made": MADE, "run_dirs": [str(run_dir)], "against": BASELINE, "across_recipes": across_recipes,
-        "family": "Holm over all comparisons.", "plan": plan, "comparisons": comparisons(pairs, [], 0.5),
+        "family": "all comparisons", "plan": plan, "comparisons": comparisons(pairs, [], 0.5),
         "secondary": secondary_rows(pairs), "classes": class_rows(pairs), "left_out": left_out + alone, "notes": [],
     }  # fmt: skip
     summary |= {name: fields.pop(name) for name in list(fields) if name in summary}
