@@ -100,10 +100,15 @@ def pairs_of(report: Report, series: list[Series]) -> list[Pair]:
 
 
 def _baseline_of(entry: dict, series: list[Series]) -> Series | None:
-    """What `entry` is compared with: of its own recipe, or, across recipes, the first of another."""
+    """What `entry` is compared with: of its own recipe, or, across recipes, the one that has its mean."""
+
+    def distance(one: Series) -> tuple[bool, float]:
+        top1 = [run.top1 for run in one.group.runs if run.seed in entry["seeds"]]
+        apart = abs(sum(top1) / len(top1) - entry["mean_baseline"]) if top1 else float("inf")
+        return one.group.first.recipe != entry["recipe"], apart
+
     named = [one for one in series if one.group.name == entry["baseline"]]
-    same_data = [one for one in named if one.group.first.dataset == entry["dataset"]]
-    return min(same_data, key=lambda one: one.group.first.recipe != entry["recipe"], default=None)
+    return min((one for one in named if one.group.first.dataset == entry["dataset"]), key=distance, default=None)
 
 
 def _key(entry: dict) -> tuple:

@@ -20,7 +20,7 @@ from PIL import Image
 from qcifar.comparison.page import SECTIONS, write_report
 from qcifar.comparison.pictures import contact_sheet
 from qcifar.comparison.runs import BASELINE, Circuit, Group, read_run
-from qcifar.comparison.series import series_of
+from qcifar.comparison.series import pairs_of, series_of
 from qcifar.streams import stream
 from tests.helpers.browser import CHROMIUM, browser
 from tests.helpers.made_report import PLAN, make_report, write_runs
@@ -264,6 +264,21 @@ def test_one_seed_without_predictions(tmp_path):
     assert "No interval over seeds: there is one seed." in seen and "Anything about other seeds" in seen
     assert "No pair of runs has predictions" in seen and "No maps to show" in seen and "No circuit was drawn" in seen
     assert "1 paired seed, 100 test images" in seen
+
+
+def test_pairs_across_recipes_are_those_of_the_comparison(tmp_path):
+    """Two baselines, of which the second differs less from the head; groups of one name and recipe are one series."""
+    for constants, top1 in (({"MAX_LR": 0.1, "BATCH_SIZE": 64}, 0.5), ({"MAX_LR": 0.2}, 0.6)):
+        for seed in range(2):
+            write_run(tmp_path / str(top1), BASELINE, seed, top1=top1, images=100, constants=constants)
+    for variant in ("", "n_layers=3"):
+        write_run(tmp_path / "0.6", HEAD, 0, variant, images=100)
+    report = make_report([tmp_path / "0.5", tmp_path / "0.6"], across_recipes=True)
+    series = series_of(report)
+    assert len(report.groups) == 4 and len(series) == 3
+    for pair in pairs_of(report, series):
+        assert [(mine.seed, theirs.seed, theirs.top1) for mine, theirs in pair.runs] == [(0, 0, pytest.approx(60))]
+        assert "across recipes" in pair.label and pair.entry["mean_baseline"] == pytest.approx(60)
 
 
 @pytest.mark.parametrize("kept", [[BASELINE], [HEAD], []])

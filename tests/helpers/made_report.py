@@ -31,16 +31,22 @@ def write_runs(run_dir: Path, seeds: int = 6, images: int = 200, epochs: int = 4
             write_run(run_dir, experiment, seed, variant, top1 + noise, images, epochs)
 
 
-def make_report(run_dir: Path, plan: dict | None = PLAN, across_recipes: bool = False, **fields) -> Report:
-    """The report of the runs below `run_dir`; `fields` are those of `Report`, or change entries of its summary."""
-    runs, left_out = find_runs([run_dir])
+def make_report(run_dir: Path | list[Path], plan: dict | None = PLAN, across_recipes=False, **fields) -> Report:
+    """The report of the runs below one folder or several.
+
+    Args:
+        fields: those of `Report`, or entries of its summary that are to be different.
+    """
+    folders = run_dir if isinstance(run_dir, list) else [run_dir]
+    runs, left_out = find_runs(folders)
     groups = group_runs(runs)
     pairs, alone = pair_groups(groups, across_recipes=across_recipes)
     summary = {
-        "made": MADE, "run_dirs": [str(run_dir)], "against": BASELINE, "across_recipes": across_recipes,
-        "family": "all comparisons", "plan": plan, "comparisons": comparisons(pairs, [], 0.5),
-        "secondary": secondary_rows(pairs), "classes": class_rows(pairs), "left_out": left_out + alone, "notes": [],
+        "made": MADE, "run_dirs": [str(folder) for folder in folders], "against": BASELINE,
+        "across_recipes": across_recipes, "family": "all comparisons", "plan": plan,
+        "comparisons": comparisons(pairs, [], 0.5), "secondary": secondary_rows(pairs), "classes": class_rows(pairs),
+        "left_out": left_out + alone, "notes": [],
     }  # fmt: skip
     summary |= {name: fields.pop(name) for name in list(fields) if name in summary}
     shown = [group for pair in pairs for group in (pair.base, pair.group)] or groups
-    return Report(summary, tuple(shown), run_dir / "data", **fields)
+    return Report(summary, tuple(shown), folders[0] / "data", **fields)
