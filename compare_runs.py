@@ -13,6 +13,8 @@ a plan: every comparison) is decided, 3 if some are undecided, 2 for bad input.
 import time
 from pathlib import Path
 
+import numpy as np
+
 from qcifar.comparison.page import write_report
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
 from qcifar.comparison.plan import describe_plan, planned_only, read_plans
@@ -20,6 +22,7 @@ from qcifar.comparison.runs import BASELINE, FinishedRun, Report, find_runs
 from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
+from qcifar.data.cifar import load_dataset
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.identity import git_commit
 from qcifar.files import write_json, write_whole
@@ -88,7 +91,7 @@ def main(argv=None) -> int:
             "notes": notes(entries, plan),
         }
         folder = (tops[0] if not (tops[0] / "config.json").exists() else Path(cfg.run_dir)) / "report"
-        write_all(summary, pairs, folder, Path(cfg.data_dir))
+        write_all(summary, pairs, folder, test_images(pairs, Path(cfg.data_dir)))
         print(f"report: {folder / 'index.html'}")
     decisive = [entry for entry in entries if not entry["exploratory"]] or entries
     return 3 if any(entry["verdict"] == "undecided" for entry in decisive) else 0
@@ -111,12 +114,23 @@ def made(runs: list[FinishedRun]) -> dict:
     }
 
 
-def write_all(summary: dict, pairs: list[Paired], folder: Path, data_dir: Path) -> None:
+def test_images(pairs: list[Paired], data_dir: Path) -> dict[str, np.ndarray]:
+    """{data set: (n, 32, 32, 3) uint8} of the data sets that are at hand; nothing is downloaded."""
+    there = {"cifar100": (data_dir / "cifar-100-python" / "test").exists(), "synthetic": True}
+    names = {pair.group.first.dataset for pair in pairs}
+    return {
+        name: load_dataset(name, data_dir).test_images.permute(0, 2, 3, 1).numpy()
+        for name in sorted(names)
+        if there.get(name)
+    }
+
+
+def write_all(summary: dict, pairs: list[Paired], folder: Path, images: dict[str, np.ndarray]) -> None:
     """summary.json, summary.csv, and the page with its figures and summary.tex."""
     write_json(folder / "summary.json", summary)
     write_whole(folder / "summary.csv", lambda file: file.write(csv_of(summary["comparisons"]).encode()))
     groups = list({id(group): group for pair in pairs for group in (pair.base, pair.group)}.values())
-    write_report(Report(summary, tuple(groups), data_dir), folder)
+    write_report(Report(summary, tuple(groups), images), folder)
 
 
 if __name__ == "__main__":

@@ -208,10 +208,10 @@ def test_refused_at_once_with_constant_and_range(script, given, expected, monkey
 
     monkeypatch.setattr(script, "load_parts", load_parts)
     monkeypatch.chdir(tmp_path)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError) as caught:
         script.main(given.split(" "))
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert expected in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []  # no run folder, no download
 

@@ -104,7 +104,7 @@ def _runs_and_mean(ax, one: Series, lines: list[np.ndarray]) -> None:
 
 def gate(series: list[Series]) -> Drawn | None:
     """α, and the branch's share where metrics.csv has one, by epoch."""
-    names = {"alpha": "α", "share": "share of the branch in the logits"}
+    names = {"alpha": "α", "branch_share": "share of the branch in the logits"}
     known = {column: [(one, lines) for one in series if (lines := _by_epoch(one, column))] for column in names}
     known = {column: found for column, found in known.items() if found}
     if not known:

@@ -249,6 +249,5 @@ class Report:
 
     summary: dict  # content of summary.json
     groups: tuple[Group, ...]  # those that others are compared with first
-    data_dir: Path  # holds cifar-100-python/, if the images are there
     images: dict[str, np.ndarray] = field(default_factory=dict)  # data set: its test images (n, 32, 32, 3) uint8
     circuits: tuple[Circuit, ...] = ()

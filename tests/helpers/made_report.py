@@ -49,4 +49,4 @@ def make_report(run_dir: Path | list[Path], plan: dict | None = PLAN, across_rec
     }  # fmt: skip
     summary |= {name: fields.pop(name) for name in list(fields) if name in summary}
     shown = [group for pair in pairs for group in (pair.base, pair.group)] or groups
-    return Report(summary, tuple(shown), folders[0] / "data", **fields)
+    return Report(summary, tuple(shown), **fields)
