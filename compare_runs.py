@@ -1,117 +1,136 @@
-"""One table of all finished runs.
+"""What finished runs say: each experiment against the baseline, paired by seed, with a verdict.
 
     python compare_runs.py
-    python compare_runs.py runs/demo        # or another run directory, an experiment's folder, single runs
+    python compare_runs.py runs/px32                 # another run directory, an experiment's folder, single runs
+    python compare_runs.py --details                 # every run, every test, and why the verdict is what it is
+    python compare_runs.py --against "cifar100_hybrid_qhead control=fourier"   # instead of the baseline
 
-Reads result.json in runs/<experiment>/seed<SEED>/ and runs/<experiment>/<variant>/seed<SEED>/; names the runs
-that are not finished. A variant says which of an experiment's own constants are not at their standard values.
-Accuracies are in percent; runs on the synthetic data set are marked.
+Writes report/ into the run directory: index.html (one page, needs no network), summary.json, summary.csv, summary.tex
+and figures/. docs/statistics.md says how a verdict is made. Exit status: 0 if every comparison of the plan (without
+a plan: every comparison) is decided, 3 if some are undecided, 2 for bad input.
 """
 
+import time
 from pathlib import Path
 
-from qcifar.config import settings_from_constants
+import numpy as np
+
+from qcifar.comparison.page import write_report
+from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
+from qcifar.comparison.plan import describe_plan, planned_only, read_plans
+from qcifar.comparison.runs import BASELINE, FinishedRun, Report, find_runs
+from qcifar.comparison.screen import details, notes, table, table_of_runs
+from qcifar.comparison.summary import class_rows, comparisons, csv_of, secondary_rows
+from qcifar.config import SWITCH, own, real, settings_from_constants, text
+from qcifar.data.cifar import load_dataset
 from qcifar.errors import InputError, run_script
-from qcifar.files import read_json
+from qcifar.experiment.identity import git_commit
+from qcifar.files import write_json, write_whole
 
 RUN_DIR = "./runs"  # where the run folders lie, if no folder is given
+AGAINST = BASELINE  # what the others are compared with: "experiment" or "experiment variant"
+MARGIN = 0.0  # of equivalence, percentage points of test top-1; 0 = that of the stored plan, else 0.5
+ACROSS_RECIPES = False  # True compares runs of different recipes, too, and marks them
+DETAILS = False  # True shows every run and every test
+REPORT = True  # False writes nothing
+DATA_DIR = "./data"  # holds cifar-100-python/, for the report's pictures
 
-# heading, how a result gives the cell
-columns = {
-    "experiment": lambda r: r["experiment"],
-    "variant": lambda r: r["variant"],
-    "seed": lambda r: f"{r['seed']}",
-    "epochs": lambda r: f"{r['epochs']}",
-    "test top-1": lambda r: f"{100 * r['test_top1']:.2f}",
-    "val top-1": lambda r: f"{100 * r['val_top1']:.2f}",
-    "alpha": lambda r: "" if r["alpha"] is None else f"{r['alpha']:.3g}",
-    "parameters": lambda r: f"{r['params_total']:,}",
-    "circuit weights": lambda r: {None: "", 0: "fixed"}.get(r["params_quantum"], f"{r['params_quantum']}"),
-    "images/s": lambda r: f"{r['images_per_second']:.0f}",
-    "test n": lambda r: f"{r['test_images']:,}",
-    "precision": lambda r: r["precision"],
-    "px": lambda r: f"{r['img_size']}",
-    "train images": lambda r: f"{r['train_images']:,}",
-    "start": lambda r: Path(r["weights"]).name,
-    "recipe": lambda r: r["recipe"],
-    "data": lambda r: "SYNTHETIC" if r["dataset"] == "synthetic" else r["dataset"],
+own_rules = {
+    "AGAINST": own(BASELINE, text("the name of an experiment, or of an experiment and a variant")),
+    "MARGIN": own(0.0, real(0)),
+    "ACROSS_RECIPES": own(False, SWITCH),
+    "DETAILS": own(False, SWITCH),
+    "REPORT": own(True, SWITCH),
 }
+shown_at_most = 20  # of the runs that are left out
 
 
-def find_runs(tops: list[Path]) -> tuple[list[dict], list[str]]:
-    """Results of the finished runs below `tops`, by experiment, variant and seed; a line for each of the others."""
-    results, left_out = [], []
-    for folder in dict.fromkeys(path for top in tops for path in run_folders(top)):
-        if not (folder / "result.json").exists():
-            left_out.append(f"not finished: {folder}")
-            continue
-        try:
-            results.append(read_result(folder / "result.json"))
-        except InputError as error:
-            left_out.append(f"left out: {error}")
-    return sorted(results, key=lambda r: (r["dataset"], r["experiment"], r["variant"], r["seed"])), left_out
-
-
-def run_folders(top: Path) -> list[Path]:
-    """The run folders in a run directory, an experiment or a variant, or `top` itself if it is one."""
-    if not top.is_dir():
-        raise InputError(f"no folder {top}: expected runs of the three scripts; name another, or use --run-dir")
-    if (top / "config.json").exists():
-        return [top]
-    depths = ("seed*", "*/seed*", "*/*/seed*")
-    return sorted(path for depth in depths for path in top.glob(depth) if path.is_dir())
-
-
-def read_result(path: Path) -> dict:
-    """A result.json that can fill the table, or an `InputError` that says what it lacks."""
-    result = read_json(path)
-    try:
-        for cell in columns.values():
-            cell(result)
-        for name, kind in {"dataset": str, "experiment": str, "variant": str, "seed": int}.items():
-            if not isinstance(result[name], kind):
-                raise TypeError(f"{name} is {result[name]!r}")
-        for name in ("test_top1", "val_top1"):
-            if not 0 <= result[name] <= 1:  # also NaN
-                raise ValueError(f"{name} is {result[name]!r}, expected a number from 0 to 1")
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a result of these scripts ({error!r}); move it away") from None
-    return result
-
-
-def table(results: list[dict]) -> str:
-    """The results as aligned text, one line each; text columns to the left, numbers to the right."""
-    rows = [list(columns)] + [[cell(result) for cell in columns.values()] for result in results]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
-    left = {"experiment", "variant", "start", "data", "precision", "recipe"}
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if name in left else cell.rjust(width)
-            for name, cell, width in zip(columns, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
-
-
-def main(argv=None):
+def main(argv=None) -> int:
     folders = ("folders", "*", "run directories, experiments or runs; none means RUN_DIR")
-    cfg = settings_from_constants(globals(), argv, arguments=(folders,))
+    cfg = settings_from_constants(globals(), argv, own_rules, (folders,))
     tops = [Path(folder) for folder in cfg.folders or [cfg.run_dir]]
-    results, left_out = find_runs(tops)
-    for line in left_out:
-        print(line)
-    if not results:
+    plans = read_plans(tops)
+    margin = cfg.margin or (plans[-1]["margin"] if plans else 0.5)
+
+    runs, left_out = find_runs(tops)
+    if not runs:
+        say_left_out(left_out)
         where = ", ".join(map(str, tops))
         raise InputError(f"no finished run in {where}: run one of the three scripts, or name another folder")
-    print(table(results))
-    for result in results:
-        if result.get("branch_on") is False:
-            name = " ".join(filter(None, (result["experiment"], result["variant"])))
-            print(f"branch off: {name} seed {result['seed']} was tested in phase A, where it is the baseline")
-    if len({result["recipe"] for result in results}) > 1:
-        print("recipe: runs with another code differ in more than the experiment and the seed; see their config.json")
-    if any(result["dataset"] == "synthetic" for result in results):
-        print("SYNTHETIC: made from a seed to try the scripts out; says nothing about CIFAR-100")
+    runs, added = planned_only(runs, plans)
+    runs, damaged = with_predictions(runs)
+    pairs, alone = pair_groups(group_runs(runs), cfg.against, cfg.across_recipes)
+    left_out += added + damaged + alone
+    say_left_out(left_out)
+    if cfg.details:
+        print(table_of_runs(runs) + "\n")
+    if not pairs:
+        print(f"nothing to compare: no run of {cfg.against} and of another experiment with the same seed and recipe")
+        return 3
+
+    entries = comparisons(pairs, plans, margin)
+    names = [pair.group.name for pair in pairs]
+    plan = describe_plan(plans, runs, names, margin)
+    print(table(entries, pairs))
+    for sentence in notes(entries, plan):
+        print(sentence)
+    if cfg.details:
+        print(details(entries))
+    if cfg.report:
+        summary = {
+            "made": made(runs),
+            "run_dirs": [str(top) for top in tops],
+            "against": cfg.against,
+            "across_recipes": cfg.across_recipes,
+            "family": "the comparisons of the plan" if plans else f"all {len(entries)} comparisons",
+            "plan": plan,
+            "comparisons": entries,
+            "secondary": secondary_rows(pairs),
+            "classes": class_rows(pairs),
+            "left_out": left_out,
+            "notes": notes(entries, plan),
+        }
+        folder = (tops[0] if not (tops[0] / "config.json").exists() else Path(cfg.run_dir)) / "report"
+        write_all(summary, pairs, folder, test_images(pairs, Path(cfg.data_dir)))
+        print(f"report: {folder / 'index.html'}")
+    decisive = [entry for entry in entries if not entry["exploratory"]] or entries
+    return 3 if any(entry["verdict"] == "undecided" for entry in decisive) else 0
+
+
+def say_left_out(left_out: list[dict]) -> None:
+    for one in left_out[:shown_at_most]:
+        print(f"left out: {one['folder']}: {one['reason']}")
+    if len(left_out) > shown_at_most:
+        print(f"left out: {len(left_out) - shown_at_most} more, see summary.json")
+
+
+def made(runs: list[FinishedRun]) -> dict:
+    """When, from which code and on what the runs were made."""
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": git_commit(),
+        "commits_of_runs": sorted({str(run.config.get("git_commit")) for run in runs}),
+        "hardware": sorted({str(run.config.get("device")) for run in runs}),
+    }
+
+
+def test_images(pairs: list[Paired], data_dir: Path) -> dict[str, np.ndarray]:
+    """{data set: (n, 32, 32, 3) uint8} of the data sets that are at hand; nothing is downloaded."""
+    there = {"cifar100": (data_dir / "cifar-100-python" / "test").exists(), "synthetic": True}
+    names = {pair.group.first.dataset for pair in pairs}
+    return {
+        name: load_dataset(name, data_dir).test_images.permute(0, 2, 3, 1).numpy()
+        for name in sorted(names)
+        if there.get(name)
+    }
+
+
+def write_all(summary: dict, pairs: list[Paired], folder: Path, images: dict[str, np.ndarray]) -> None:
+    """summary.json, summary.csv, and the page with its figures and summary.tex."""
+    write_json(folder / "summary.json", summary)
+    write_whole(folder / "summary.csv", lambda file: file.write(csv_of(summary["comparisons"]).encode()))
+    groups = list({id(group): group for pair in pairs for group in (pair.base, pair.group)}.values())
+    write_report(Report(summary, tuple(groups), images), folder)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def _several_connected() -> bool:
 
 
 def status_of(main) -> int:
-    """Call `main()`, say in one line what went wrong, and return the exit status."""
+    """Call `main()`, say in one line what went wrong, and return the exit status (`main` may return one)."""
     try:
-        main()
+        status = main()
     except InputError as error:
         _say("error: " + " ".join(str(error).split()))
         return 2
@@ -66,7 +66,7 @@ def status_of(main) -> int:
             raise
         _say("another process of this job ended; its message says why")
         return 3
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _say(text: str) -> None:

@@ -1,134 +1,187 @@
-"""`compare_runs.py` on run folders written by hand: the table, and what is said of folders it cannot read."""
+"""`compare_runs.py` on made-up runs: what it prints, writes and returns, and what is said of runs it leaves out."""
 
 import json
 import re
+import shutil
+import time
 
+import numpy as np
 import pytest
 
 import compare_runs
 from qcifar.errors import InputError
+from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
 
-HEADINGS = [
-    "experiment", "variant", "seed", "epochs", "test top-1", "val top-1", "alpha", "parameters", "circuit weights",
-    "images/s", "test n", "precision", "px", "train images", "start", "recipe", "data",
-]  # fmt: skip
-
-RESULT = {  # the keys of `qcifar.experiment.result.report`
-    "experiment": "cifar100_baseline_det", "variant": "", "control": None, "dataset": "cifar100", "seed": 42,
-    "epochs": 40, "best_epoch": 37, "selected_by": "f1", "val_top1": 0.8211, "val_f1": 0.82, "val_loss": 0.9,
-    "test_top1": 0.82895, "test_top5": 0.96, "test_f1": 0.828, "test_loss": 0.91, "params_total": 21335972,
-    "params_quantum": None,
-    "train_seconds": 3600.0, "images_per_second": 444.4, "img_size": 224, "weights": "imagenet",
-    "precision": "bf16", "recipe": "0a1b2c",
-    "train_images": 40000, "test_images": 10000, "alpha": None,
-}  # fmt: skip
-HEAD = {"experiment": "cifar100_hybrid_qhead", "params_quantum": 24, "alpha": 0.123456}
+WARM = {"EPOCHS_WARMUP": 1}
 
 
-def put(run_dir, **changes):
-    """Write the result of one run where the scripts write it; returns the file."""
-    result = RESULT | changes
-    path = run_dir / result["experiment"] / result["variant"] / f"seed{result['seed']}" / "result.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(result))
-    return path
+def put_all(run_dir, seeds=range(6), spread=0.003, head=0.43, **more):
+    """Baseline at 40 % and head at `head`, each with a spread over seeds."""
+    for seed in seeds:
+        write_run(run_dir, BASELINE, seed, top1=0.40 + spread * (seed % 3), images=1000, **more)
+        write_run(run_dir, HEAD, seed, top1=head + spread * (seed % 2), images=1000, constants=WARM, **more)
 
 
-def shown(run_dir, capsys):
-    """What is printed, line by line."""
-    compare_runs.main(["--run-dir", str(run_dir)])
-    return capsys.readouterr().out.splitlines()
+def shown(capsys, *argv):
+    """The exit status, and what is printed, line by line."""
+    status = compare_runs.main([str(one) for one in argv])
+    return status, capsys.readouterr().out.splitlines()
 
 
-def cells(line):
-    return re.split(r"\s{2,}", line.strip())
+def test_a_clear_gain_is_found_and_everything_is_written(tmp_path, capsys):
+    put_all(tmp_path)
+    status, lines = shown(capsys, tmp_path)
+    assert status == 0
+    heading, baseline, head, *_, report = lines
+    assert heading.split() == ["experiment", "n", "test", "top-1", "difference", "[95", "%]", "verdict"]
+    assert re.match(r"baseline_det +6 +40\.30 ± 0\.27$", baseline)
+    assert re.match(r"hybrid_qhead +6 +43\.15 ± 0\.16 +\+2\.85 \[\+\d\.\d\d, \+\d\.\d\d\]  better$", head)
+    assert all(len(line) <= 100 for line in lines[:-1])
+    folder = tmp_path / "report"
+    assert report == f"report: {folder / 'index.html'}" and (folder / "index.html").stat().st_size > 10_000
+    summary = json.loads((folder / "summary.json").read_text())
+    (entry,) = summary["comparisons"]
+    for key in (
+        "experiment variant control baseline recipe dataset seeds n_seeds test_images mean mean_baseline difference "
+        "interval_seeds interval_seeds_images p_sign_flip p_t p_holm p_equivalence margin mcnemar detectable "
+        "rules_out_gain_above rules_out_loss_above verdict why"
+    ).split():
+        assert key in entry, key
+    assert entry["seeds"] == list(range(6)) and entry["mean"] == pytest.approx(43.15) and entry["margin"] == 0.5
+    assert {row["outcome"] for row in summary["secondary"]} >= {"top5", "f1", "nll", "brier", "ece", "spread"}
+    assert [row["kind"] for row in summary["classes"]].count("superclass") == 20
+    header, line = (folder / "summary.csv").read_text().splitlines()
+    assert "interval_seeds_low" in header and line.startswith(f"{HEAD},")
+    assert (folder / "summary.tex").exists() and list((folder / "figures").glob("*.pdf"))
 
 
-def test_every_column_of_a_run(tmp_path, capsys):
-    put(tmp_path, **HEAD, variant="n_layers=6", weights="/home/me/start/resnet34.pt")
-    heading, row = shown(tmp_path, capsys)
-    assert cells(heading) == HEADINGS
-    expected = [
-        "cifar100_hybrid_qhead", "n_layers=6", "42", "40", "82.89", "82.11", "0.123", "21,335,972", "24", "444",
-        "10,000", "bf16", "224", "40,000", "resnet34.pt", "0a1b2c", "cifar100",
-    ]  # fmt: skip
-    assert cells(row)[:4] == expected[:4] and cells(row)[5:] == expected[5:]
-    assert float(cells(row)[4]) == pytest.approx(82.895, abs=0.0051)  # either way of rounding the half
+def test_one_seed_is_undecided_and_says_so(tmp_path, capsys):
+    put_all(tmp_path, seeds=[42])
+    status, lines = shown(capsys, tmp_path, "--no-report", "--details")
+    assert status == 3 and any(line == "hybrid_qhead against baseline_det: undecided" for line in lines)
+    assert any("One seed: says nothing about other seeds." in line for line in lines)
+    assert not (tmp_path / "report").exists()
+    assert sum(line.startswith(("baseline_det  ", "hybrid_qhead  ")) for line in lines) == 4  # runs, and comparisons
 
 
-def test_runs_without_alpha_leave_its_cell_empty_and_columns_line_up(tmp_path, capsys):
-    put(tmp_path, **HEAD)
-    put(tmp_path, test_top1=0.05)
-    heading, baseline, head = shown(tmp_path, capsys)
-    end = heading.index("alpha") + len("alpha")
-    assert baseline[end - 5 : end].strip() == "" and head[end - 5 : end] == "0.123"
-    for name, value in (("test top-1", "5.00"), ("parameters", "21,335,972"), ("px", "224")):
-        end = heading.index(name) + len(name)
-        assert baseline[:end].endswith(" " + value)  # numbers to the right
-    for name, value in (("experiment", "cifar100_baseline_det"), ("start", "imagenet"), ("data", "cifar100")):
-        assert baseline[heading.index(name) :].startswith(value)  # words to the left
+def test_long_names_have_a_line_of_their_own(tmp_path, capsys):
+    variant = "control=fourier,n_qubits=8,n_layers=6,alpha_start=0.25,angle_scaling=none,epochs_warmup=1"
+    for seed in (1, 2):
+        write_run(tmp_path, BASELINE, seed, top1=0.4 + 0.01 * seed)
+        write_run(tmp_path, HEAD, seed, variant=variant, top1=0.41, control="fourier")
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert all(len(line) <= 100 for line in lines) and lines[2] == f"hybrid_qhead {variant}"[:100]
+    assert lines[3].split()[:2] == ["2", "41.00"]
 
 
-def test_rows_are_sorted_by_data_experiment_and_seed(tmp_path, capsys):
-    wanted = [
-        ("cifar100", "cifar100_baseline_det", 2), ("cifar100", "cifar100_baseline_det", 10),
-        ("cifar100", "cifar100_hybrid_qhead", 1), ("cifar100", "cifar100_quantum_channels", 1),
-        ("synthetic", "cifar100_baseline_det", 3), ("synthetic", "cifar100_hybrid_qhead", 0),
-    ]  # fmt: skip
-    for dataset, experiment, seed in reversed(wanted):
-        put(tmp_path, dataset=dataset, experiment=experiment, seed=seed)
-    _, *rows, _ = shown(tmp_path, capsys)
-    names = [(cells(row)[-1].replace("SYNTHETIC", "synthetic"), cells(row)[0], int(cells(row)[1])) for row in rows]
-    assert names == wanted
+@pytest.mark.parametrize("what", ["experiment", "run", "several"])
+def test_folders_as_arguments(tmp_path, capsys, what):
+    put_all(tmp_path / "one", seeds=(0, 1))
+    put_all(tmp_path / "two", seeds=(2, 3))
+    given = {
+        "experiment": [tmp_path / "one" / BASELINE, tmp_path / "one" / HEAD],
+        "run": [tmp_path / "one" / name / f"seed{seed}" for name in (BASELINE, HEAD) for seed in (0, 1)],
+        "several": [tmp_path / "one", tmp_path / "two"],
+    }[what]
+    _, lines = shown(capsys, *given, "--no-report")
+    assert re.match(rf"hybrid_qhead +{4 if what == 'several' else 2} ", lines[2])
 
 
-def test_synthetic_runs_are_marked_and_explained(tmp_path, capsys):
-    put(tmp_path)
-    assert "SYNTHETIC" not in "\n".join(shown(tmp_path, capsys))
-    put(tmp_path, dataset="synthetic", seed=1)
-    _, real, synthetic, note = shown(tmp_path, capsys)
-    assert cells(real)[-1] == "cifar100" and cells(synthetic)[-1] == "SYNTHETIC"
-    assert note.startswith("SYNTHETIC") and "CIFAR-100" in note
+def test_synthetic_and_planted_runs_are_marked_and_planted_ones_come_last(tmp_path, capsys):
+    for seed in (1, 2):
+        for experiment, variant, control in (
+            (BASELINE, "", None), (HEAD, "control=planted", "planted"), (HEAD, "control=tanh", "tanh"),
+        ):  # fmt: skip
+            warm = WARM if experiment == HEAD else None
+            more = {"dataset": "synthetic", "control": control, "constants": warm}
+            write_run(tmp_path, experiment, seed, variant, 0.4 + seed / 100, **more)
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert [line.split("(")[-1].split(")")[0] for line in lines[1:4]] == ["SYNTHETIC"] * 2 + ["SYNTHETIC, PLANTED"]
+    assert any(line.startswith("SYNTHETIC: ") for line in lines) and any(line.startswith("PLANTED: ") for line in lines)
 
 
-def test_unfinished_runs_are_named_and_other_folders_are_not(tmp_path, capsys):
-    finished = put(tmp_path)
-    stopped = tmp_path / "cifar100_hybrid_qhead" / "seed7"
-    stopped.mkdir(parents=True)
-    (stopped / "last.pt").write_bytes(b"...")
-    (tmp_path / "cifar100_quantum_channels" / "descriptors").mkdir(parents=True)
-    (tmp_path / "cifar100_baseline_det" / "split_idx_cifar100.npz").write_bytes(b"...")
-    lines = shown(tmp_path, capsys)
-    assert [line for line in lines if "not finished" in line] == [f"not finished: {stopped}"]
-    assert len(lines) == 3 and "descriptors" not in "".join(lines)
-    finished.unlink()
-    with pytest.raises(InputError, match="no finished run"):
-        compare_runs.main(["--run-dir", str(tmp_path)])
-    assert capsys.readouterr().out.count("not finished") == 2
+def test_runs_tested_with_the_branch_off_are_marked(tmp_path, capsys):
+    for seed in (1, 2):
+        write_run(tmp_path, BASELINE, seed)
+        write_run(tmp_path, HEAD, seed)  # three epochs, all of them phase A
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert "hybrid_qhead (branch off)" in lines[2]
+    assert "branch off: hybrid_qhead, seeds 1, 2, was tested in phase A, where it is the baseline" in lines
 
 
-UNREADABLE = {
-    "empty": "",
-    "cut off": json.dumps(RESULT)[:200],
-    "not text": b"\xff\xfe\x00",
-    "no object": "[1, 2]",
-    "number": "3",
-    "no experiment": json.dumps({key: value for key, value in RESULT.items() if key != "experiment"}),
-    "no test score": json.dumps({key: value for key, value in RESULT.items() if key != "test_top1"}),
-    "score that is a word": json.dumps(RESULT | {"test_top1": "good"}),
-    "score that is nothing": json.dumps(RESULT | {"val_top1": None}),
-    "score that is not a number": json.dumps(RESULT | {"test_top1": float("nan")}),
-    "score in per cent": json.dumps(RESULT | {"test_top1": 83.0}),
+def test_another_recipe_is_not_paired_and_the_constant_is_named(tmp_path, capsys):
+    put_all(tmp_path, seeds=(1, 2))
+    for seed in (1, 2):
+        write_run(tmp_path, CHANNELS, seed, images=1000, constants={"MAX_LR": 0.01})
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert sum("MAX_LR 0.0007 -> 0.01; --across-recipes" in line for line in lines) == 2
+    assert not any(line.startswith("quantum_channels") for line in lines)
+    _, lines = shown(capsys, tmp_path, "--no-report", "--across-recipes", "--details")
+    assert any(line.startswith("quantum_channels (across recipes)") for line in lines)
+    assert any("recipes differ in MAX_LR 0.0007 -> 0.01" in line for line in lines)
+
+
+def test_against_a_control(tmp_path, capsys):
+    for seed in (1, 2):
+        write_run(tmp_path, HEAD, seed, top1=0.41, constants=WARM)
+        write_run(tmp_path, HEAD, seed, "control=fourier", top1=0.41 + seed / 100, constants=WARM, control="fourier")
+    _, lines = shown(capsys, tmp_path, "--no-report", "--against", f"{HEAD} control=fourier")
+    assert [line.split()[0] for line in lines[1:3]] == ["hybrid_qhead"] * 2 and "control=fourier" in lines[1]
+    status, lines = shown(capsys, tmp_path, "--no-report")
+    assert status == 3 and f"no run of {BASELINE}" in lines[0] and lines[-1].startswith("nothing to compare")
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _other_images(folder):
+    content = dict(np.load(folder / "predictions.npz"))
+    content["index"] = content["index"] + 1
+    np.savez(folder / "predictions.npz", **content)
+
+
+DAMAGE = {  # what happens to seed 1 of the head: what is said of it
+    "unfinished": (lambda f: (f / "result.json").unlink(), "not finished"),
+    "cut result": (lambda f: _cut(f / "result.json"), "cannot read"),
+    "NaN": (lambda f: _edit(f / "result.json", test_top1=float("nan")), "from 0 to 1"),
+    "per cent": (lambda f: _edit(f / "result.json", val_top1=83.0), "from 0 to 1"),
+    "a word": (lambda f: _edit(f / "result.json", seed="one"), "a whole number for seed"),
+    "a list": (lambda f: (f / "result.json").write_text("[1]"), "expected a JSON object"),
+    "other name": (lambda f: _edit(f / "result.json", experiment="x"), "experiment is 'x'"),
+    "no config": (lambda f: (f / "config.json").unlink(), "cannot read"),
+    "foreign config": (lambda f: _edit(f / "config.json", identity=3), "an object for identity"),
+    "no predictions": (lambda f: (f / "predictions.npz").unlink(), "no such file"),
+    "cut predictions": (lambda f: _cut(f / "predictions.npz"), "damaged"),
+    "other accuracy": (lambda f: _edit(f / "result.json", test_top1=0.9), "result.json says 90.0000%"),
+    "other images": (_other_images, "other test images"),
+    "no metrics": (lambda f: (f / "metrics.csv").unlink(), "metrics.csv"),
+    "pickled": (lambda f: np.savez(f / "predictions.npz", index=np.array([{}]), label=0, logits=0), "damaged"),
+    "a copy": (lambda f: shutil.copytree(f, f.parent / "seed01"), "the same run as"),
 }
 
 
-@pytest.mark.parametrize("case", UNREADABLE)
-def test_unreadable_result_is_named_and_hides_no_other(tmp_path, case, capsys):
-    put(tmp_path)
-    path, content = put(tmp_path, seed=43), UNREADABLE[case]
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    left_out, _, row = shown(tmp_path, capsys)
-    assert left_out.startswith("left out: ") and str(path) in left_out and cells(row)[1] == "42"
+@pytest.mark.parametrize("case", DAMAGE)
+def test_one_damaged_run_is_named_and_stops_no_comparison(tmp_path, capsys, case):
+    put_all(tmp_path, seeds=range(3))
+    damage, reason = DAMAGE[case]
+    damage(tmp_path / HEAD / "seed1")
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    (left_out,) = [line for line in lines if line.startswith("left out: ")]
+    assert reason in left_out and re.search(r"seed0?1", left_out)
+    assert re.match(rf"hybrid_qhead +{3 if case == 'a copy' else 2} ", lines[-1])
+
+
+def test_two_different_runs_of_one_name_are_both_left_out(tmp_path, capsys):
+    put_all(tmp_path / "one", seeds=(1, 2, 3))
+    write_run(tmp_path / "two", HEAD, 1, top1=0.5, images=1000, constants=WARM)
+    _, lines = shown(capsys, tmp_path / "one", tmp_path / "two", "--no-report")
+    assert sum("which has the same name" in line for line in lines) == 2
+    assert re.match(r"hybrid_qhead +2 ", lines[-1])
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -136,11 +189,86 @@ def test_nothing_to_compare(tmp_path, exists):
     folder = tmp_path / "runs"
     if exists:
         folder.mkdir()
-    with pytest.raises(InputError, match=f"{re.escape(str(folder))}.*name another"):
-        compare_runs.main(["--run-dir", str(folder)])
+    with pytest.raises(InputError, match=f"{re.escape(str(folder))}.*name (another|their)"):
+        compare_runs.main([str(folder)])
     assert folder.exists() == exists  # looking makes nothing
 
 
 def test_flags_are_checked():
     with pytest.raises(InputError, match=r"--rundir.*--run-dir"):
         compare_runs.main(["--rundir", "x"])
+
+
+PLAN = {
+    "name": "small", "title": "Small", "stored": "2026-01-01T00:00:00Z", "sha256": "0" * 64, "text": "",
+    "git_commit": "",
+    "outcome": "test_top1", "margin": 0.4, "family": [{"experiment": HEAD, "variant": ""}], "extends": None,
+}  # fmt: skip
+
+
+def store_plan(run_dir, seeds=range(6), **changes):
+    jobs = [
+        {"script": "x", "experiment": name, "variant": "", "seed": seed, "folder": f"{name}/seed{seed}", "command": []}
+        for name in (BASELINE, HEAD)
+        for seed in seeds
+    ]
+    path = run_dir / "plans" / f"{changes.get('name', 'small')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(PLAN | {"jobs": jobs} | changes))
+    return path
+
+
+def test_a_plan_that_was_kept(tmp_path, capsys):
+    put_all(tmp_path)
+    store_plan(tmp_path)
+    status, lines = shown(capsys, tmp_path)
+    assert status == 0 and "plan small of 2026-01-01T00:00:00Z: as planned" in lines
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary["plan"]["as_planned"] and summary["comparisons"][0]["margin"] == 0.4
+
+
+def test_what_differs_from_the_plan_is_said(tmp_path, capsys):
+    put_all(tmp_path, seeds=range(7))  # seed 6 was not planned
+    shutil.rmtree(tmp_path / HEAD / "seed3")
+    for seed in range(6):
+        write_run(tmp_path, CHANNELS, seed, top1=0.40, images=1000)
+    plan = store_plan(tmp_path, extends="first")
+    folder = f"{HEAD}/seed3"
+    plan.with_suffix(".state.json").write_text(json.dumps({folder: {"state": "failed", "reason": "disk full"}}))
+    _, lines = shown(capsys, tmp_path, "--no-report", "--margin", "1")
+    text = "\n".join(lines)
+    for expected in (
+        "plan small of 2026-01-01T00:00:00Z: deviations", "The margin is 1 points instead of the planned 0.4.",
+        f"Missing runs of {HEAD}: seeds 3 (failed: disk full).", f"Not in any plan, and so exploratory: {CHANNELS}.",
+        "This plan extends first", "this seed is in no stored plan", "quantum_channels (exploratory)",
+    ):  # fmt: skip
+        assert expected in text, expected
+    assert re.search(r"^hybrid_qhead +5 ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("changes", [{"jobs": "x"}, {"margin": None}, {"family": [3]}])
+def test_a_plan_of_the_wrong_form_is_refused(tmp_path, changes):
+    put_all(tmp_path, seeds=(1,))
+    store_plan(tmp_path, **changes)
+    with pytest.raises(InputError, match=r"small\.json: expected"):
+        compare_runs.main([str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs(tmp_path, capsys):
+    """The table in under 30 s; here with what one process of a busy machine may need more."""
+    first = {
+        name: write_run(tmp_path, name, 0, images=100, constants=WARM if name == HEAD else None)
+        for name in (BASELINE, HEAD)
+    }
+    for name, folder in first.items():
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        for seed in range(1, 5000):
+            other = tmp_path / name / f"seed{seed}"
+            other.mkdir()
+            for file, content in files.items():
+                (other / file).write_bytes(content)
+            _edit(other / "result.json", seed=seed)
+    began = time.process_time()
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert re.match(r"hybrid_qhead +5000 ", lines[2]) and time.process_time() - began < 45

@@ -209,10 +209,10 @@ def test_refused_at_once_with_constant_and_range(script, given, expected, monkey
 
     monkeypatch.setattr(script, "load_parts", load_parts)
     monkeypatch.chdir(tmp_path)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError) as caught:
         script.main(given.split(" "))
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert expected in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []  # no run folder, no download
 
@@ -337,7 +337,15 @@ def test_help_of_the_scripts(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs", "predict"]
+    "name",
+    [
+        "benchmarks.training",
+        "benchmarks.quantum",
+        "benchmarks.profile_step",
+        "benchmarks.simulate_statistics",
+        "compare_runs",
+        "predict",
+    ],
 )
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)

@@ -1,0 +1,258 @@
+"""What the page says in words and tables: verdicts, recipe, differences of configurations, and what is not shown."""
+
+from collections import Counter
+
+from qcifar.comparison.runs import BASELINE, Report
+from qcifar.comparison.series import Pair, Series, marks_of, short_name
+from qcifar.comparison.words import count, interval, listed, number, p_value, signed, span
+
+VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
+NOT_CLASSICAL = (None, "quantum", "off", "jitter", "planted")  # controls with no classical part in the circuit's place
+
+
+def cards(pairs: list[Pair]) -> list[dict]:
+    """One for each comparison: what a reader needs who reads nothing else."""
+    found = []
+    for pair in pairs:
+        entry = pair.entry
+        sentences = [entry["why"]]
+        if "branch off" in marks_of(entry):
+            seeds = listed(entry["branch_off_seeds"])
+            sentences.append(f"With seed {seeds} the epoch that was tested has the branch off: it is the baseline.")
+        if entry["across_recipes"]:
+            sentences.append(f"The recipes differ in more than the branch: {'; '.join(entry['across_recipes'])}.")
+        found.append({
+            "name": short_name(entry["experiment"], entry["variant"]),
+            "experiment": entry["experiment"],
+            "marks": marks_of(entry),
+            "verdict": entry["verdict"],
+            "kind": entry["verdict"].replace(" ", "-"),
+            "difference": signed(entry["difference"]),
+            "interval": interval(entry["interval_seeds"]) if entry["interval_seeds"] else None,
+            "wider": interval(entry["interval_seeds_images"]) if entry["interval_seeds_images"] else None,
+            "n": f"{count(entry['n_seeds'], 'paired seed')}, {count(entry['test_images'], 'test image')}",
+            "means": f"{number(entry['mean'])} % against {number(entry['mean_baseline'])} %",
+            "why": sentences,
+        })  # fmt: skip
+    return found
+
+
+def in_short(pairs: list[Pair]) -> str:
+    """How many verdicts of each kind."""
+    if not pairs:
+        return "There is nothing to compare: no run shares its recipe, data and seed with a baseline."
+    found = Counter(pair.entry["verdict"] for pair in pairs)
+    counted = [f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict]]
+    return f"{count(len(pairs), 'comparison')} with the baseline: {listed(counted)}."
+
+
+def numbers(pairs: list[Pair]) -> dict:
+    """The table of all comparisons."""
+    head = [
+        "experiment", "verdict", "seeds", "top-1 (%)", "baseline (%)", "difference (points)", "95 % other seeds",
+        "95 % seeds and images", "p sign-flip", "p t", "p Holm", "p equivalence", "margin (points)",
+        "detectable (points)", "rules out gain above", "rules out loss above", "recipe",
+    ]  # fmt: skip
+    rows = [
+        [
+            pair.label, entry["verdict"], str(entry["n_seeds"]), number(entry["mean"]), number(entry["mean_baseline"]),
+            signed(entry["difference"]), interval(entry["interval_seeds"]), interval(entry["interval_seeds_images"]),
+            p_value(entry["p_sign_flip"]), p_value(entry["p_t"]), p_value(entry["p_holm"]),
+            p_value(entry["p_equivalence"]), number(entry["margin"]), number(entry["detectable"]),
+            number(entry["rules_out_gain_above"]), number(entry["rules_out_loss_above"]), entry["recipe"],
+        ]
+        for pair in pairs
+        for entry in (pair.entry,)
+    ]  # fmt: skip
+    return {"head": head, "rows": rows, "words": 2}
+
+
+def mcnemar(pairs: list[Pair]) -> dict:
+    """Each seed by itself: images fixed and broken."""
+    head = ["experiment", "seed", "fixed (images)", "broken (images)", "p exact"]
+    rows = [
+        [pair.label, str(one["seed"]), str(one["fixed"]), str(one["broken"]), p_value(one["p"])]
+        for pair in pairs
+        for one in pair.entry["mcnemar"] or []
+    ]
+    return {"head": head, "rows": rows, "words": 1}
+
+
+def runs(series: list[Series]) -> dict:
+    """Every run that the report was made of."""
+    head = [
+        "experiment", "seed", "test top-1 (%)", "top-5 (%)", "validation (%)", "best epoch", "epochs", "training (s)",
+        "images/s", "parameters", "in the circuit", "α", "recipe", "precision",
+    ]  # fmt: skip
+    rows = [
+        [
+            one.label, str(run.seed), number(run.top1), number(100 * run.result["test_top5"]),
+            number(100 * run.result["val_top1"]), str(run.result["best_epoch"]), str(run.result["epochs"]),
+            number(run.result["train_seconds"], 0), number(run.result["images_per_second"], 0),
+            f"{run.result['params_total']:,}", _or_dash(run.result["params_quantum"]),
+            "–" if run.result["alpha"] is None else f"{run.result['alpha']:.3g}", run.recipe, run.result["precision"],
+        ]
+        for one in series
+        for run in one.group.runs
+    ]  # fmt: skip
+    return {"head": head, "rows": rows, "words": 1}
+
+
+def secondary(rows: list[dict], labels: dict[tuple[str, str], str]) -> dict:
+    """Outcomes that were not the one decided on; `labels` has the names, with marks, by experiment and variant."""
+    head = ["experiment", "outcome", "unit", "mean", "baseline", "difference", "95 % other seeds", "p t", "p Holm"]
+    cells = [
+        [
+            _label(row, labels), row["outcome"], row["unit"], number(row["mean"], 3),
+            number(row["mean_baseline"], 3), signed(row["difference"], 3), interval(row["interval_seeds"], 3),
+            p_value(row["p_t"]), p_value(row["p_holm"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return {"head": head, "rows": cells, "words": 3}
+
+
+def by_class(rows: list[dict], labels: dict[tuple[str, str], str]) -> list[dict]:
+    """One table for each comparison, superclasses first; `labels` as for `secondary`."""
+    tables: dict[str, list] = {}
+    for row in sorted(rows, key=lambda row: row["kind"] != "superclass"):
+        cells = [row["kind"], row["name"].replace("_", " "), signed(row["difference"]), interval(row["interval_seeds"])]
+        name = _label(row, labels)
+        tables.setdefault(name, []).append([*cells, p_value(row["p_holm"])])
+    head = ["kind", "name", "difference (points)", "95 % other seeds", "p Holm"]
+    return [{"title": name, "head": head, "rows": cells, "words": 2} for name, cells in tables.items()]
+
+
+def _label(row: dict, labels: dict[tuple[str, str], str]) -> str:
+    key = row["experiment"], row["variant"]
+    return labels.get(key) or short_name(*key)
+
+
+def confusions(series: list[Series], pairs: list[dict]) -> dict:
+    head = ["true class", "taken for", *(f"{one.label} (%)" for one in series)]
+    rows = [[row["true"], row["predicted"], *(number(share, 1) for share in row["shares"])] for row in pairs]
+    return {"head": head, "rows": rows, "words": 2}
+
+
+def recipe(report: Report) -> list[dict]:
+    """What all runs of a recipe share: one table for each recipe code."""
+    firsts = {}
+    for group in report.groups:
+        firsts.setdefault((group.first.dataset, group.first.recipe), group.first)
+    tables = []
+    for (dataset, code), run in firsts.items():
+        shared = {name: value for name, value in run.config["identity"].items() if name not in run.config["own"]}
+        rows = [[name, _words(value)] for name, value in shared.items()]
+        rows.append(["git_commit", _words(run.config.get("git_commit"))])
+        title = f"Recipe {code}, data set {dataset}"
+        tables.append({"title": title, "head": ["what", "value"], "rows": rows, "words": 2})
+    return tables
+
+
+def differences(series: list[Series]) -> dict:
+    """Entries of the identities in which the groups differ; the seed and the code of each experiment are left out."""
+    identities = [one.group.first.config["identity"] for one in series]
+    names = dict.fromkeys(name for identity in identities for name in identity if name not in ("SEED", "own_code"))
+    rows = []
+    for name in names:
+        values = [_words(identity[name]) if name in identity else "–" for identity in identities]
+        if len(set(values)) > 1:
+            rows.append([name, *values])
+    return {"head": ["constant", *(one.label for one in series)], "rows": rows, "words": len(series) + 1}
+
+
+def _words(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def _or_dash(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def plan_words(report: Report) -> list[str]:
+    """Whether the runs are those that were decided on; the first sentence is the one that counts."""
+    plan = report.summary["plan"]
+    if plan is None:
+        return [
+            "There was no plan: outcome, margin and number of seeds were not fixed before the first run, or "
+            "nobody can tell. "
+            "Take the verdicts as exploratory."
+        ]
+    named = f"plan “{plan['title']}” ({plan['name']}), stored {plan['stored']}"
+    if plan["as_planned"]:
+        return [f"As planned: {named}.", *plan["deviations"]]
+    return [f"Not as planned: {named}.", *plan["deviations"]]
+
+
+def does_not_show(report: Report, pairs: list[Pair]) -> list[str]:
+    """The limits of these runs, each with its number."""
+    firsts = [group.first for group in report.groups]
+    if not firsts:
+        return ["No finished run: nothing."]
+    results = [run.result for run in firsts]
+    data = sorted({run.dataset for run in firsts})
+    seeds = [pair.entry["n_seeds"] for pair in pairs]
+    found = [f"Other data. These runs saw {listed(data)} only, at {span([r['img_size'] for r in results])} pixels."]
+    if "synthetic" in data:
+        found.append("Anything about CIFAR-100 where the data set is SYNTHETIC: those images are made from a seed.")
+    if any(pair.entry["planted"] for pair in pairs):
+        found.append(
+            "Any effect of a circuit where a number is PLANTED: there the effect was put in by hand, to see if "
+            "it is found."
+        )
+    found += _about_circuits(report)
+    found.append(
+        f"Other networks. The backbone is {listed(sorted({str(r.get('model_name')) for r in results}))}, started from "
+        f"{listed(sorted({r['weights'] for r in results}))}; a branch beside a weaker or untrained network may do "
+        "more or less."
+    )
+    found.append(
+        "What another recipe would give. Learning rate, schedule and augmentation were chosen for the baseline, "
+        "and were not tuned for any experiment."
+    )
+    if seeds:
+        if min(seeds) == 1:
+            found.append(
+                "Anything about other seeds where there is one seed: a difference of one pair can be the seed's."
+            )
+        if max(seeds) > 1:
+            found.append(
+                f"Small effects. With {span(seeds)} paired seeds, a true difference smaller than “detectable” in "
+                "the table is "
+                "missed with a probability above 20 %; undecided is not equal."
+            )
+    found.append(
+        "Other splits. Training and validation images are the same in all runs; only initial weights, order and "
+        "augmentation "
+        "follow the seed. The 95 % over seeds holds for these test images; only the wider interval speaks of "
+        "other images."
+    )
+    if report.summary["across_recipes"]:
+        found.append(
+            "That the branch is the cause where recipes were paired across: those runs differ in more than the branch."
+        )
+    found.append("Which images a branch helps: classes and images were looked at after the fact, many at a time.")
+    return found
+
+
+def _about_circuits(report: Report) -> list[str]:
+    hybrids = [group.first for group in report.groups if group.first.experiment != BASELINE]
+    if not hybrids:
+        return ["Anything about circuits: there is no hybrid among these runs."]
+    qubits = [q for run in hybrids if isinstance(q := run.config["identity"].get("N_QUBITS"), int)]
+    devices = sorted({str(run.result.get("quantum_device")) for run in hybrids if run.result.get("quantum_device")})
+    size = f" of {span(qubits)} qubits" if qubits else ""
+    found = [
+        f"Anything about quantum hardware. The circuits{size} are simulated"
+        f"{f' (quantum device: {listed(devices)})' if devices else ''}; a classical computer does all of it, so "
+        "no advantage over "
+        "one can be seen."
+    ]
+    if all(run.control in NOT_CLASSICAL for run in hybrids):
+        found.append(
+            "That the circuit is the cause. No run here puts a classical part in its place, so a gain could come from "
+            "the added weights and inputs alone."
+        )
+    return found

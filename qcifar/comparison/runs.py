@@ -1,0 +1,253 @@
+"""Finished runs as the comparison needs them: read, checked, and left out by name where they are not whole."""
+
+import csv
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qcifar.comparison.outcomes import outcomes_of
+from qcifar.errors import InputError
+from qcifar.files import read_json, read_npz
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASELINE = "cifar100_baseline_det"
+# Entries of result.json that the comparison and the tables read, and what each must be.
+NEEDED = {
+    "experiment": str, "variant": str, "control": str | None, "dataset": str, "recipe": str, "seed": int, "epochs": int,
+    "best_epoch": int, "test_top1": float, "test_top5": float, "test_f1": float, "test_loss": float, "val_top1": float,
+    "params_total": int, "params_quantum": int | None, "train_seconds": float, "images_per_second": float,
+    "img_size": int, "precision": str, "weights": str, "train_images": int, "test_images": int, "alpha": float | None,
+}  # fmt: skip
+_copies: dict[tuple[str, bytes], np.ndarray] = {}
+SHARES = ("test_top1", "test_top5", "test_f1", "val_top1")  # from 0 to 1
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one run says of each test image; the logits themselves are not kept."""
+
+    index: np.ndarray  # (I,) place of each image in the published file
+    label: np.ndarray  # (I,)
+    predicted: np.ndarray  # (I,) the class with the largest logit
+    true_probability: np.ndarray  # (I,) float32: softmax probability of the true class
+    outcomes: dict[str, float]  # of the run on these images, see `qcifar.comparison.outcomes`
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(I,) bool."""
+        return self.predicted == self.label
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    folder: Path
+    result: dict  # result.json
+    config: dict  # config.json
+
+    @property
+    def experiment(self) -> str:
+        return self.result["experiment"]
+
+    @property
+    def variant(self) -> str:
+        return self.result["variant"]
+
+    @property
+    def name(self) -> str:
+        """Experiment and variant."""
+        return f"{self.experiment} {self.variant}".strip()
+
+    @property
+    def control(self) -> str | None:
+        return self.result["control"]
+
+    @property
+    def seed(self) -> int:
+        return self.result["seed"]
+
+    @property
+    def recipe(self) -> str:
+        return self.result["recipe"]
+
+    @property
+    def dataset(self) -> str:
+        return self.result["dataset"]
+
+    @property
+    def top1(self) -> float:
+        """Test top-1, percent."""
+        return 100 * self.result["test_top1"]
+
+    @functools.cached_property
+    def history(self) -> list[dict]:
+        """Rows of metrics.csv; numbers where a cell is one."""
+        return read_metrics(self.folder / "metrics.csv")
+
+    @functools.cached_property
+    def predictions(self) -> Predictions:
+        return read_predictions(self.folder / "predictions.npz", self.result)
+
+
+def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
+    """The finished runs in `folders` and below.
+
+    Args:
+        folders: run directories, experiments, variants or single runs.
+
+    Returns:
+        The runs by experiment, variant and seed; and {"folder", "reason"} for each that is left out.
+
+    Raises:
+        InputError: one of `folders` does not exist.
+    """
+    found, left_out = [], []
+    for folder in dict.fromkeys(path for top in folders for path in _run_folders(top)):
+        try:
+            found.append(read_run(folder))
+        except InputError as error:
+            left_out.append({"folder": str(folder), "reason": str(error)})
+    kept, doubles = _without_doubles(found)
+    return sorted(kept, key=lambda run: (run.dataset, run.experiment, run.variant, run.seed)), left_out + doubles
+
+
+def _run_folders(top: Path) -> list[Path]:
+    if not top.is_dir():
+        raise InputError(f"no folder {top}: expected runs of the three scripts; name their folder, or use --run-dir")
+    if (top / "config.json").exists():
+        return [top]
+    depths = ("seed*", "*/seed*", "*/*/seed*")  # of an experiment, a variant, a run directory
+    return sorted(path for depth in depths for path in top.glob(depth) if path.is_dir())
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """One finished run, or an `InputError` that says what is not whole about it."""
+    if not (folder / "result.json").exists():
+        raise InputError("not finished")
+    result, config = read_json(folder / "result.json"), read_json(folder / "config.json")
+    for name, kind in NEEDED.items():
+        value = result.get(name, "nothing")
+        fits = isinstance(value, kind | int if kind is float else kind) and not isinstance(value, bool)
+        if not fits:
+            raise InputError(f"result.json: expected {_kind(kind)} for {name}, got {value!r}; run it again")
+    for name in SHARES:
+        if not 0 <= result[name] <= 1:  # also NaN
+            raise InputError(f"result.json: expected a number from 0 to 1 for {name}, got {result[name]!r}")
+    for name, kind in {"identity": dict, "constants": dict, "own": list, "recipe": str}.items():
+        if not isinstance(config.get(name), kind):
+            raise InputError(f"config.json: expected {_kind(kind)} for {name}, got {config.get(name)!r}; run it again")
+    for name in ("experiment", "variant", "recipe"):
+        if config.get(name) != result[name]:
+            raise InputError(f"{name} is {result[name]!r} in result.json and {config.get(name)!r} in config.json")
+    return FinishedRun(folder, result, config)
+
+
+def _kind(kind) -> str:
+    names = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
+    return names.get(kind) or " or null".join(names.get(part, "") for part in kind.__args__)
+
+
+def _without_doubles(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:
+    """One run for each experiment, variant, recipe and seed; if two of them differ, both are left out."""
+    groups: dict[tuple, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault((run.dataset, run.recipe, run.experiment, run.variant, run.seed), []).append(run)
+    kept, left_out = [], []
+    for first, *others in groups.values():
+        alike = all(other.result == first.result for other in others)
+        if alike:
+            kept.append(first)
+        for run in others if alike else [first, *others] if others else []:
+            twin = others[0] if run is first else first
+            reason = (
+                f"the same run as {twin.folder}" if alike else f"differs from {twin.folder}, which has the same name"
+            )
+            left_out.append({"folder": str(run.folder), "reason": reason})
+    return kept, left_out
+
+
+def read_metrics(path: Path) -> list[dict]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error, AttributeError, TypeError) as error:
+        raise InputError(f"cannot read {path} ({error})") from None
+    if not rows or "epoch" not in rows[0]:
+        raise InputError(f"{path}: expected one row for each epoch, got none")
+    return rows
+
+
+def _number(cell: str):
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return cell
+
+
+def read_predictions(path: Path, result: dict) -> Predictions:
+    """predictions.npz, or an `InputError` where it is not what result.json was made from."""
+    file = read_npz(path, ("index", "label", "logits"))
+    index, label, logits = file["index"], file["label"], file["logits"]
+    whole = logits.ndim == 2 and len(logits) > 0 and index.shape == label.shape == logits.shape[:1]
+    if not whole or index.dtype.kind != "i" or label.dtype.kind != "i" or logits.dtype.kind != "f":
+        shapes = f"index {index.shape} {index.dtype}, label {label.shape} {label.dtype}, logits {logits.shape}"
+        raise InputError(f"{path}: expected n whole numbers index and label, and logits (n, classes), got {shapes}")
+    if not np.isfinite(logits).all() or label.min() < 0 or label.max() >= logits.shape[1]:
+        raise InputError(f"{path}: expected finite logits, and labels from 0 to {logits.shape[1] - 1}")
+    predicted = logits.argmax(1).astype(np.int16)
+    top1 = (predicted == label).mean()
+    if abs(top1 - result["test_top1"]) > 1e-6:
+        raise InputError(f"{path}: {top1:.4%} of these are right, result.json says {result['test_top1']:.4%}")
+    shifted = logits - logits.max(1, keepdims=True)
+    true = np.take_along_axis(shifted, label[:, None], 1)[:, 0]
+    true_probability = np.exp(true - np.log(np.exp(shifted).sum(1)))
+    outcomes = outcomes_of(logits, label)
+    return Predictions(_one_copy(index), _one_copy(label), predicted, true_probability, outcomes)
+
+
+def _one_copy(array: np.ndarray) -> np.ndarray:
+    """Runs on the same images share one array of them: thousands of runs fit into memory."""
+    return _copies.setdefault((array.dtype.str, hashlib.sha256(array.tobytes()).digest()), array)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one experiment, variant, recipe and data set, one for each seed."""
+
+    runs: tuple[FinishedRun, ...]  # by seed; at least one
+
+    @property
+    def name(self) -> str:
+        """Experiment and variant."""
+        return self.runs[0].name
+
+    @property
+    def first(self) -> FinishedRun:
+        return self.runs[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """One circuit of the runs, drawn."""
+
+    title: str  # whose it is, and with how many qubits and layers
+    figure: "Figure"  # as `qml.draw_mpl` gives it
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `compare_runs.py` found; all that the page shows."""
+
+    summary: dict  # content of summary.json
+    groups: tuple[Group, ...]  # those that others are compared with first
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # data set: its test images (n, 32, 32, 3) uint8
+    circuits: tuple[Circuit, ...] = ()

@@ -1,0 +1,156 @@
+"""What `compare_runs.py` prints: a short table, what must be said beside it, and on request every run and test."""
+
+from pathlib import Path
+
+import numpy as np
+
+from qcifar.comparison.pairs import Paired
+from qcifar.comparison.runs import FinishedRun
+
+WIDTH = 100  # columns
+CELLS = "{:>3}  {:>13}  {:>24}  {}"  # n, top-1, difference, verdict
+# heading of the table of runs: how a result gives the cell
+RUNS = {
+    "experiment": lambda r: r["experiment"].removeprefix("cifar100_"),
+    "variant": lambda r: r["variant"],
+    "seed": lambda r: f"{r['seed']}",
+    "epochs": lambda r: f"{r['epochs']}",
+    "test top-1": lambda r: f"{100 * r['test_top1']:.2f}",
+    "val top-1": lambda r: f"{100 * r['val_top1']:.2f}",
+    "alpha": lambda r: "" if r["alpha"] is None else f"{r['alpha']:.3g}",
+    "parameters": lambda r: f"{r['params_total']:,}",
+    "circuit weights": lambda r: {None: "", 0: "fixed"}.get(r["params_quantum"], f"{r['params_quantum']}"),
+    "images/s": lambda r: f"{r['images_per_second']:.0f}",
+    "test n": lambda r: f"{r['test_images']:,}",
+    "precision": lambda r: r["precision"],
+    "px": lambda r: f"{r['img_size']}",
+    "train images": lambda r: f"{r['train_images']:,}",
+    "start": lambda r: Path(r["weights"]).name,
+    "recipe": lambda r: r["recipe"],
+    "data": lambda r: "SYNTHETIC" if r["dataset"] == "synthetic" else r["dataset"],
+}
+TO_THE_LEFT = {"experiment", "variant", "start", "data", "precision", "recipe"}
+
+
+def table(entries: list[dict], pairs: list[Paired]) -> str:
+    """The comparisons in at most 100 columns: what is compared, n, top-1, difference with its interval, verdict."""
+    bases = {(pair.base.first.dataset, pair.base.first.recipe): pair.base for pair in pairs}
+    accuracies = {
+        (run.experiment, run.variant, run.recipe): [one.top1 for one in pair.group.runs]
+        for pair in pairs
+        for run in [pair.group.first]
+    }
+    lines = [("experiment", CELLS.format("n", "test top-1", "difference [95 %]", "verdict"))]
+    for base in bases.values():
+        values = [run.top1 for run in base.runs]
+        lines.append((_label(_names(base.first)), CELLS.format(len(values), spread(values), "", "").rstrip()))
+    for entry in sorted(entries, key=lambda one: (one["planted"], one["dataset"])):
+        values = accuracies[entry["experiment"], entry["variant"], entry["recipe"]]
+        interval = entry["interval_seeds"]
+        between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+        shown = CELLS.format(entry["n_seeds"], spread(values), f"{entry['difference']:+.2f}{between}", entry["verdict"])
+        lines.append((_label(entry), shown))
+    narrow = WIDTH - max(len(cells) for _, cells in lines) - 2
+    width = min(narrow, max(len(label) for label, _ in lines))
+    # A long name has a line of its own.
+    return "\n".join(
+        f"{label:<{width}}  {cells}" if len(label) <= width else f"{label[:WIDTH]}\n{'':<{width}}  {cells}"
+        for label, cells in lines
+    )
+
+
+def _names(run: FinishedRun) -> dict:
+    return {"experiment": run.experiment, "variant": run.variant, "dataset": run.dataset, "planted": False}
+
+
+def _label(entry: dict) -> str:
+    marks = [
+        "SYNTHETIC" if entry["dataset"] == "synthetic" else "",
+        "PLANTED" if entry["planted"] else "",
+        "across recipes" if entry.get("across_recipes") else "",
+        "exploratory" if entry.get("exploratory") else "",
+        "branch off" if entry.get("branch_off_seeds") and entry["control"] not in ("off", "jitter") else "",
+    ]
+    name = " ".join(filter(None, (entry["experiment"].removeprefix("cifar100_"), entry["variant"])))
+    said = ", ".join(filter(None, marks))
+    return f"{name} ({said})" if said else name
+
+
+def spread(values: list[float]) -> str:
+    """`40.12 ± 0.31`: mean and standard deviation over seeds."""
+    mean = float(np.mean(values))
+    return f"{mean:.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
+def notes(entries: list[dict], plan: dict | None) -> list[str]:
+    """What must be said beside the table, one sentence a line."""
+    said = []
+    if plan is not None:
+        said.append(
+            f"plan {plan['name']} of {plan['stored']}: " + ("as planned" if plan["as_planned"] else "deviations")
+        )
+        said += [f"  {sentence}" for sentence in plan["deviations"]]
+    if any(entry["dataset"] == "synthetic" for entry in entries):
+        said.append("SYNTHETIC: made from a seed to try the scripts out; says nothing about CIFAR-100")
+    if any(entry["planted"] for entry in entries):
+        said.append("PLANTED: the class was given away on purpose, to see whether the bench finds it")
+    if any(entry["across_recipes"] for entry in entries):
+        said.append("across recipes: these differ from the baseline in more than the experiment; --details names it")
+    for entry in entries:
+        if entry["branch_off_seeds"] and entry["control"] not in ("off", "jitter"):
+            seeds = ", ".join(map(str, entry["branch_off_seeds"]))
+            said.append(f"branch off: {name_of(entry)}, seeds {seeds}, was tested in phase A, where it is the baseline")
+    return said
+
+
+def name_of(entry: dict) -> str:
+    return f"{entry['experiment'].removeprefix('cifar100_')} {entry['variant']}".strip()
+
+
+def details(entries: list[dict]) -> str:
+    """Every test of every comparison, and why its verdict is what it is."""
+    blocks = []
+    for entry in entries:
+        interval = entry["interval_seeds_images"]
+        lines = [
+            f"\n{name_of(entry)} against {entry['baseline'].removeprefix('cifar100_')}: {entry['verdict']}",
+            f"  {entry['why']}",
+            f"  seeds {', '.join(map(str, entry['seeds']))}; {entry['test_images']:,} test images",
+            "  other seeds and other images of the kind: "
+            + (f"[{interval[0]:+.2f}, {interval[1]:+.2f}] (95 %)" if interval else "no interval"),
+            "  p: "
+            + ", ".join(f"{name[2:].replace('_', '-')} {_p(entry[name])}" for name in entry if name[:2] == "p_"),
+            f"  could have shown: {_points(entry['detectable'])} (80 % power); margin {_points(entry['margin'])}",
+        ]
+        if entry["mcnemar"]:
+            lines.append(
+                "  McNemar, each seed (images fixed, broken, p): "
+                + "; ".join(
+                    f"{one['seed']}: {one['fixed']}, {one['broken']}, {_p(one['p'])}" for one in entry["mcnemar"]
+                )
+            )
+        if entry["across_recipes"]:
+            lines.append("  recipes differ in " + "; ".join(entry["across_recipes"]))
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def _p(p: float | None) -> str:
+    return "none" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _points(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.2f} points"
+
+
+def table_of_runs(runs: list[FinishedRun]) -> str:
+    """One line for each run; text columns to the left, numbers to the right."""
+    rows = [list(RUNS)] + [[cell(run.result) for cell in RUNS.values()] for run in runs]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(RUNS))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if name in TO_THE_LEFT else cell.rjust(width)
+            for name, cell, width in zip(RUNS, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )

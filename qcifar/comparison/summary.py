@@ -1,0 +1,101 @@
+"""The content of summary.json and summary.csv, from pairs of runs."""
+
+import csv
+import io
+
+import numpy as np
+
+from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
+from qcifar.comparison.pairs import Paired
+from qcifar.comparison.plan import Plan
+from qcifar.comparison.verdict import class_differences, compare, decide, epochs_to, secondary, with_holm
+
+THRESHOLD = 0.9  # of the baseline's best validation top-1, for the epochs to a threshold
+
+
+def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[dict]:
+    """One decided entry for each pair, as DESIGN.md lists them.
+
+    Args:
+        plans: those stored in the run directories; their families are corrected together, all else over everything.
+        margin: of equivalence, in points.
+    """
+    planned = {name for plan in plans for name in plan.seeds}
+    family = {name for plan in plans for name in plan.family}
+    entries = []
+    for pair in pairs:
+        run, base = pair.group.first, pair.base.first
+        entries.append(
+            {
+                "experiment": run.experiment,
+                "variant": run.variant,
+                "control": run.control,
+                "baseline": base.name,
+                "recipe": run.recipe,
+                "dataset": run.dataset,
+                "planted": "planted" in (run.control, base.control),
+                "exploratory": bool(plans) and pair.group.name not in planned,
+                "across_recipes": pair.across,
+                "branch_off_seeds": [one.seed for one in pair.group.runs if one.result.get("branch_on") is False],
+                **compare(*pair.correct(), pair.group.seeds, margin),
+            }
+        )
+    names = [pair.group.name for pair in pairs]
+    missing = len(family - set(names)) if plans else 0
+    return decide(entries, [not plans or name in family for name in names], missing)
+
+
+def secondary_rows(pairs: list[Paired]) -> list[dict]:
+    """Secondary outcomes of all pairs, corrected together."""
+    rows = []
+    for pair in pairs:
+        best = np.mean([max(row["val_top1"] for row in run.history) for run in pair.base.runs])
+        ours, theirs = (
+            [
+                run.predictions.outcomes
+                | {"epochs_to_threshold": epochs_to([row["val_top1"] for row in run.history], THRESHOLD * best)}
+                for run in group.runs
+            ]
+            for group in (pair.group, pair.base)
+        )
+        rows += [_named(pair) | row for row in secondary(ours, theirs)]
+    return with_holm(rows)
+
+
+def class_rows(pairs: list[Paired]) -> list[dict]:
+    """Differences in each class and superclass of CIFAR-100; Holm over the classes of one comparison."""
+    rows = []
+    for pair in pairs:
+        if pair.group.first.dataset != "cifar100":
+            continue
+        labels, correct = pair.group.first.predictions.label, pair.correct()
+        for kind, numbers, names in (
+            ("class", labels, CLASS_NAMES),
+            ("superclass", SUPERCLASS_OF[labels], SUPERCLASS_NAMES),
+        ):
+            rows += [_named(pair) | {"kind": kind, **row} for row in class_differences(*correct, numbers, names)]
+    return rows
+
+
+def _named(pair: Paired) -> dict:
+    return {"experiment": pair.group.first.experiment, "variant": pair.group.first.variant}
+
+
+def csv_of(entries: list[dict]) -> str:
+    """The comparisons as CSV, one line each; what has several values is cut into columns or left to summary.json."""
+    lines = []
+    for entry in entries:
+        line = {}
+        for name, value in entry.items():
+            if name in ("interval_seeds", "interval_seeds_images"):
+                line |= {f"{name}_{end}": value[k] if value else None for k, end in enumerate(("low", "high"))}
+            elif name == "seeds":
+                line[name] = " ".join(map(str, value))
+            elif not isinstance(value, list | dict):
+                line[name] = value
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for line in lines for name in line)))
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,35 @@
+"""Numbers and lists as the page and the table of a paper write them."""
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """With its sign and a true minus; a dash where there is none."""
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(bounds: list | None, digits: int = 2) -> str:
+    return "–" if bounds is None else f"[{signed(bounds[0], digits)}, {signed(bounds[1], digits)}]"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(n: int, one: str, several: str | None = None) -> str:
+    """`count(1, "seed")` is "1 seed", `count(6, "seed")` "6 seeds"."""
+    return f"{n:,} {one if n == 1 else several or one + 's'}"
+
+
+def listed(things: list) -> str:
+    """1, 2 and 3."""
+    words = [str(thing) for thing in things]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def span(values: list) -> str:
+    """One number where all are equal, else the smallest and the largest."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
