@@ -88,7 +88,8 @@ def test_invariant_3_phase_a_is_the_baseline_bit_for_bit(calm, tmp_path):
     renamed = as_baseline(head[0])
     assert all(torch.equal(base[0][key], renamed[key]) for key in base[0])
     assert np.array_equal(base[3], head[3])
-    assert [{**row, "alpha": None} for row in base[2]] == [{**row, "alpha": None} for row in head[2]]
+    assert base[2] == [{name: row[name] for name in base[2][0]} for row in head[2]]
+    assert all(row["branch_share"] == row["circuit_gradient"] == 0 for row in head[2])
     assert head[2][-1]["alpha"] < 1e-8
 
 
