@@ -27,7 +27,10 @@ SHORT = {
 }
 BASELINE = "cifar100_baseline_det"  # the experiment that the others are compared with
 OUTCOMES = ("test_top1", "test_top5", "test_f1")  # entries of result.json for which a margin in points has a meaning
-KEYS = {"": ("title", "run_dir", "decided", "common", "runs"), "decided": ("outcome", "margin", "seeds", "family", "extends")}
+KEYS = {
+    "": ("title", "run_dir", "decided", "common", "runs"),
+    "decided": ("outcome", "margin", "seeds", "family", "extends"),
+}
 ELSEWHERE = {  # constants that a plan does not set as such
     "SEED": "seeds stand under [decided]: seeds = \"0-5\"",
     "RUN_DIR": "it stands at the top of the plan: run_dir = \"runs/NAME\"",
@@ -120,7 +123,8 @@ def refuse_unknown(place: str, what: str, given: str, known) -> None:
     if given not in known:
         near = difflib.get_close_matches(given, known, n=1)
         raise InputError(
-            f"{place}: unknown {what} {given}; " + (f"did you mean {near[0]}?" if near else "known: " + ", ".join(known))
+            f"{place}: unknown {what} {given}; "
+            + (f"did you mean {near[0]}?" if near else "known: " + ", ".join(known))
         )
 
 
@@ -233,7 +237,9 @@ def _margin(where: Places, decided: dict) -> float:
 
 def _extends(where: Places, decided: dict, name: str) -> str | None:
     extends = decided.get("extends")
-    if extends is not None and (not isinstance(extends, str) or not re.fullmatch(r"[\w-]+", extends) or extends == name):
+    if extends is not None and (
+        not isinstance(extends, str) or not re.fullmatch(r"[\w-]+", extends) or extends == name
+    ):
         raise InputError(f"{where('decided', 'extends')}: extends: expected another plan's name, got {extends!r}")
     return extends
 

@@ -1,8 +1,8 @@
 """What a sweep keeps in the run directory: the plan as it was before the first run, and how each job ended.
 
-    <RUN_DIR>/plans/<name>.json         the stored plan; its jobs, the number of threads, hash, time and commit
-    <RUN_DIR>/plans/<name>.state.json   {folder: {"state": "finished", "failed" or "stopped", "reason", "log"}}
-    <RUN_DIR>/plans/<name>.logs/        one log for each job: all that its processes said
+<RUN_DIR>/plans/<name>.json         the stored plan; its jobs, the number of threads, hash, time and commit
+<RUN_DIR>/plans/<name>.state.json   {folder: {"state": "finished", "failed" or "stopped", "reason", "log"}}
+<RUN_DIR>/plans/<name>.logs/        one log for each job: all that its processes said
 """
 
 import contextlib
@@ -32,6 +32,10 @@ class Sweep:
     @property
     def folder(self) -> Path:
         return self.plan.run_dir / "plans"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.plan.name}.json"
 
     @property
     def state_path(self) -> Path:
@@ -127,17 +131,17 @@ def store(sweep: Sweep) -> bool:
     Raises:
         InputError: another plan of that name is stored, or the scripts now make other folders of it.
     """
-    plan, path = sweep.plan, sweep.folder / f"{sweep.plan.name}.json"
+    plan = sweep.plan
+    if sweep.path.exists():
+        refuse_another(sweep)
+        return False
     jobs = [
         {name: value for name, value in asdict(job).items() if name not in ("constants", "flags")}
         | {"command": job.command}
         for job in plan.jobs
     ]
-    if path.exists():
-        refuse_another(path, plan)
-        return False
     write_json(
-        path,
+        sweep.path,
         {
             "name": plan.name,
             "title": plan.title,
@@ -157,8 +161,11 @@ def store(sweep: Sweep) -> bool:
     return True
 
 
-def refuse_another(path: Path, plan: Plan) -> None:
-    """Raise `InputError` unless the plan stored in `path` is this one, and makes the folders that it made then."""
+def refuse_another(sweep: Sweep) -> None:
+    """Raise `InputError` if another plan of that name is stored, or one whose runs would now lie elsewhere."""
+    plan, path = sweep.plan, sweep.path
+    if not path.exists():
+        return
     before = read_json(path)
     if before.get("sha256") != plan.sha256:
         raise InputError(
@@ -176,10 +183,11 @@ def refuse_another(path: Path, plan: Plan) -> None:
 def git_commit(home: Path) -> str:
     """Commit of the scripts' repository, "+" where tracked files differ from it, "unknown" outside one."""
     found = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"]):
+    for command in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"]):
         try:
             done = subprocess.run(["git", *command], cwd=home, capture_output=True, text=True, check=True, timeout=10)
         except (OSError, subprocess.SubprocessError):
             return "unknown"
         found.append(done.stdout.strip())
-    return found[0] + ("+" if found[1] else "")
+    top, commit, changes = found
+    return commit + ("+" if changes else "") if Path(top) == home.resolve() else "unknown"
