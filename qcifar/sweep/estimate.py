@@ -1,5 +1,6 @@
 """What a plan will take, from finished runs in its run directory: time by their speed, disk by their files."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def describe(sweep: Sweep, keep: str, at_once: int) -> list[str]:
             seconds += images(job) / run.speed
         size += space or 0
         time = "no finished run to estimate from yet" if run is None else duration(images(job) / run.speed)
-        lines.append(f"{' '.join(job.command)}  # {time}, {megabytes(space)}")
+        lines.append(f"{shlex.join(job.command)}  # {time}, {megabytes(space)}")
     lines.append(f"{len(sweep.plan.jobs) - len(todo)} of {len(sweep.plan.jobs)} runs are finished, {len(todo)} to do")
     for run in {run.folder: run for run in sources.values() if run}.values():
         lines.append(f"estimated from {run.folder}: {run.speed:,.0f} images/s, {megabytes(sum(run.sizes.values()))}")
