@@ -265,7 +265,8 @@ def _jobs(where: Places, content: dict, seeds, run_dir: str, home: Path) -> tupl
         if math.prod(map(len, given.values())) * len(seeds) > MOST_JOBS:
             raise InputError(f"{where('runs', None, number)}: a grid of more than {MOST_JOBS:,} runs")
         kinds += [(text, dict(zip(given, values, strict=True))) for values in itertools.product(*given.values())]
-    jobs = [make_job(text, constants, seed, run_dir, home) for seed in seeds for text, constants in kinds]
+    by_kind = [make_jobs(text, constants, seeds, run_dir, home) for text, constants in kinds]
+    jobs = [job for same_seed in zip(*by_kind, strict=True) for job in same_seed]
     return jobs, {run["script"]: text.experiment for run, text in zip(runs, texts, strict=True)}
 
 
@@ -327,14 +328,17 @@ def constant_flags(constants: dict[str, Any]) -> list[str]:
     return flags
 
 
-def make_job(text: ScriptText, constants: dict[str, Any], seed: int, run_dir: str, home: Path) -> Job:
-    """The run of a script with these constants; its folder as the script will make it."""
-    flags = constant_flags(constants | {"SEED": seed, "RUN_DIR": run_dir})
-    settings = text.settings(flags)
-    variant = variant_of(settings, text.own_rules)
-    script = text.path.relative_to(home) if text.path.is_relative_to(home) else text.path
-    folder = "/".join(filter(None, [text.experiment, variant, f"seed{seed}"]))
-    return Job(str(script), text.experiment, variant, seed, folder, tuple(flags), as_constants(settings))
+def make_jobs(text: ScriptText, constants: dict[str, Any], seeds, run_dir: str, home: Path) -> list[Job]:
+    """The runs of a script with these constants, one for each seed; their folders as the script will make them."""
+    script = text.path.relative_to(home) if text.path.is_relative_to(home) else text.path.resolve()
+    settings = text.settings(constant_flags(constants | {"SEED": seeds[0], "RUN_DIR": run_dir}))
+    variant, jobs = variant_of(settings, text.own_rules), []
+    for seed in seeds:
+        flags = constant_flags(constants | {"SEED": seed, "RUN_DIR": run_dir})
+        folder = "/".join(filter(None, [text.experiment, variant, f"seed{seed}"]))
+        known = as_constants(settings) | {"SEED": seed}
+        jobs.append(Job(str(script), text.experiment, variant, seed, folder, tuple(flags), known))
+    return jobs
 
 
 def _refuse_one_folder_twice(path: Path, jobs: list[Job]) -> None:

@@ -74,7 +74,9 @@ def until(condition, seconds=300):
     """Wait for a condition; fails with what Slurm shows after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, subprocess.run(["scontrol", "show", "job"], capture_output=True, text=True).stdout
+        assert time.monotonic() < end, subprocess.run(
+            ["scontrol", "show", "job"], capture_output=True, text=True
+        ).stdout
         time.sleep(0.5)
 
 
