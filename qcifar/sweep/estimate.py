@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torchvision.models import get_model
 
 from qcifar.errors import InputError
 from qcifar.files import read_json
@@ -52,6 +51,8 @@ def measured(sweep: Sweep, job: Job) -> Measured | None:
 
 def parameters(name: str) -> int | None:
     """Parameters of one of torchvision's networks with 100 classes; None for a name that it does not know."""
+    from torchvision.models import get_model  # takes seconds, and nothing but a dry run needs it
+
     try:
         with torch.device("meta"):
             return sum(weights.numel() for weights in get_model(name, num_classes=100).parameters())
