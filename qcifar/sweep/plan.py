@@ -352,6 +352,8 @@ def _refuse_one_folder_twice(path: Path, jobs: list[Job]) -> None:
                 if names
                 else "two [[runs]] say the same; delete one"
             )
+            if other.script != job.script:
+                why = f"{other.script} and {job.script} give their experiments the same name"
             raise InputError(f"{path}: two jobs would lie in {job.folder}: {why}")
 
 

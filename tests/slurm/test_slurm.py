@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,11 @@ class Bench:
     def ids(self):
         return json.loads((self.runs / "plans" / "plan.slurm.json").read_text())
 
+    def trains(self, start):
+        """Whether the script has been started so often and is past its first step."""
+        parts = self.log().split("$ ")
+        return len(parts) == start + 1 and re.search(r" [1-9]\d*/\d+ \[", parts[-1]) is not None
+
     def log(self):
         return "".join(path.read_text() for path in (self.runs / "plans" / "plan.logs").glob("*.log"))
 
@@ -123,12 +129,11 @@ def test_what_is_queued_or_finished_is_not_submitted_again(tmp_path):
 
 
 def test_told_to_save_and_requeued_it_ends_bit_identical(tmp_path):
-    bench = Bench(tmp_path, script="head", epochs=6)
+    bench = Bench(tmp_path, script="head", images=512, epochs=6)
     bench.sweep(*SLURM)
     (job,) = bench.ids().values()
     for number in (1, 2):  # twice
-        until(lambda number=number: bench.log().count("epoch 1/6") >= 1 and bench.log().count("$ ") == number)
-        time.sleep(3)
+        until(lambda number=number: bench.trains(start=number))
         slurm("scancel", "--signal=USR2", job)
         until(lambda number=number: bench.log().count("stopped by SIGUSR1; the run is saved") == number)
         assert "1 in the queue, 0 submitted" in bench.sweep(*SLURM)
@@ -146,10 +151,9 @@ def test_killed_by_its_time_limit_and_continued_it_ends_bit_identical(tmp_path):
 
 
 def test_preempted_by_another_job_it_continues_bit_identical(tmp_path):
-    bench = Bench(tmp_path, epochs=6)
+    bench = Bench(tmp_path, images=512, epochs=6)
     bench.sweep(*SLURM)
-    until(lambda: "epoch 1/6" in bench.log())
-    time.sleep(2)
+    until(lambda: bench.trains(start=1))
     slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
     until(finished(bench))
     assert bench.log().count("$ ") == 2 and bench.log().count("continuing from epoch") == 1
@@ -166,12 +170,11 @@ def test_a_job_that_fails_is_named_and_submitted_again(tmp_path):
 
 
 def test_the_printed_script_is_taken_by_sbatch_and_requeued(tmp_path):
-    bench = Bench(tmp_path, seeds="1, 2", epochs=6)
+    bench = Bench(tmp_path, seeds="1, 2", images=512, epochs=6)
     printed = bench.sweep("--executor", "sbatch", *SLURM[2:], "--keep", "all")
     (tmp_path / "jobs.sh").write_text(printed)
     subprocess.run(["sbatch", str(tmp_path / "jobs.sh")], cwd=ROOT, check=True, capture_output=True)
-    until(lambda: bench.log().count("epoch 1/6") >= 1)
-    time.sleep(2)
+    until(lambda: re.search(r" [1-9]\d*/512 \[", bench.log()))
     first = queue("-t", "R", "-o", "%A")[0]
     slurm("scancel", "--batch", "--signal=USR1", first)
     until(finished(bench, 2))

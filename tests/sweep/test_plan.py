@@ -176,6 +176,14 @@ def test_the_same_run_twice(tmp_path):
         read(tmp_path, text)
 
 
+def test_two_experiments_of_one_name(tmp_path):
+    for name in ("mine.py", "yours.py"):
+        (tmp_path / name).write_text((ROOT / "cifar100_baseline.py").read_text())
+    text = '[decided]\nseeds = [1]\n[[runs]]\nscript = "mine.py"\n[[runs]]\nscript = "yours.py"\n'
+    with pytest.raises(InputError, match=r"mine\.py and yours\.py give their experiments the same name"):
+        read_plan(written(tmp_path, text), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
