@@ -7,8 +7,8 @@ script's text and checks the command line. What it cannot read there is left to 
 import sys
 from pathlib import Path
 
+from qcifar.declared import read_script
 from qcifar.errors import InputError, status_of
-from qcifar.scripts import read_script
 
 
 def check_command_line(script: Path, argv: list[str]) -> None:

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from qcifar.config import Rule, check, flag
+from qcifar.declared import ScriptText
 from qcifar.errors import InputError
 from qcifar.files import write_whole
-from qcifar.scripts import ScriptText
 from qcifar.sweep.plan import ELSEWHERE, read_seeds, refuse_unknown, script_text
 
 

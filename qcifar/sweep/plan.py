@@ -17,8 +17,8 @@ from typing import Any
 
 from qcifar import config
 from qcifar.config import as_constants, flag, variant_of
+from qcifar.declared import ScriptText, read_script
 from qcifar.errors import InputError
-from qcifar.scripts import ScriptText, read_script
 
 SHORT = {
     "baseline": "cifar100_baseline.py",
