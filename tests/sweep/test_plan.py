@@ -224,6 +224,14 @@ def test_places_of_keys_that_are_written_otherwise(tmp_path):
     assert where("runs", "script") == f"{tmp_path / 'x.toml'}, [[runs]] 1, line 3"
 
 
+def test_the_plan_of_the_page_is_one(tmp_path):
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE | re.DOTALL)
+    plan = read(tmp_path, text)
+    assert len(plan.jobs) == 6 * 4 and plan.notes == ()
+    named = text.replace('"all"', '["head n_layers=4,epochs_warmup=1"]')  # as the page says
+    assert read(tmp_path, named).family == (("cifar100_hybrid_qhead", "n_layers=4,epochs_warmup=1"),)
+
+
 def test_the_example_is_a_plan():
     plan = read_plan(ROOT / "studies" / "example.toml", ROOT)
     assert len(plan.jobs) == 6 and len(plan.family) == 2 and plan.notes == ()
