@@ -31,7 +31,7 @@ NAME = ""  # of the plan that is written; empty: made from the flags
 RUN_DIR = ""  # where the run folders lie; empty: as the plan says
 EXECUTOR = "local"  # local: processes here; slurm: submitted through submitit; sbatch: prints a script for sbatch
 JOBS = 0  # at once, local; 0: one on each GPU, else as many as cores and memory take
-THREADS = 0  # of each job; 0: the cores shared out; the plan keeps the number
+THREADS = 0  # of each job; 0: the cores shared out, on Slurm CPUS; the plan keeps the number
 KEEP = "all"  # checkpoints of finished runs: all, best (best.pt) or none
 DRY_RUN = False  # print the commands and what they will take, and run nothing
 # Slurm
@@ -40,7 +40,7 @@ ACCOUNT = ""  # empty: the site's default
 MINUTES = 240  # time limit of a job, which is requeued when it is reached
 MEMORY = 8  # of a job, GB
 GPUS = 0  # of a job
-CPUS = 0  # of a job; 0: THREADS
+CPUS = 0  # of a job; 0: as many as THREADS, else 1
 
 anything = Rule(str, lambda value: isinstance(value, str), "a text")
 own_rules = {
@@ -84,7 +84,8 @@ def sweep_of(cfg, plan: Plan, home: Path, gpus: list[str]) -> Sweep:
     stored = stored_threads(plan)
     if stored is not None and cfg.threads not in (0, stored):
         say(f"threads: {stored} as in the stored plan, not {cfg.threads}: another number rounds differently on a CPU")
-    return Sweep(plan, home, stored or cfg.threads or local.choose_threads(plan, gpus))
+    chosen = local.choose_threads(plan, gpus) if cfg.executor == "local" else cfg.cpus or 1  # a login node has others
+    return Sweep(plan, home, stored or cfg.threads or chosen)
 
 
 def say(text: str) -> None:

@@ -82,6 +82,12 @@ def test_threads_are_made_equal_to_the_stored_ones(plan, tmp_path, capsys):
     assert "threads: 1 as in the stored plan, not 2" in capsys.readouterr().err
 
 
+def test_threads_on_slurm_are_its_cpus_not_those_of_the_login_node(plan, capsys):
+    sweep.main([plan, "--executor", "sbatch", "--cpus", "7"])
+    shown = capsys.readouterr().out
+    assert "export OMP_NUM_THREADS=7\n" in shown and "#SBATCH --cpus-per-task=7\n" in shown
+
+
 def test_only_the_script_goes_to_stdout_for_sbatch(plan, capsys):
     sweep.main([plan, "--executor", "sbatch"])
     shown = capsys.readouterr()

@@ -27,7 +27,7 @@ from qcifar.sweep.screen import Screen, tail, training
 from qcifar.sweep.store import Sweep
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -134,11 +134,12 @@ class Processes:
             Interrupted: a signal arrived; the jobs have saved and ended.
         """
         jobs = self.sweep.plan.jobs
-        finished = [job for job in jobs if self.sweep.finished(job)]
-        for job in finished:
-            self.end(job, "finished")
-        self.waiting.extend(job for job in jobs if job not in set(finished))
-        self.screen = Screen(len(jobs), len(finished))
+        for job in jobs:
+            if self.sweep.finished(job):
+                self.end(job, "finished")
+            else:
+                self.waiting.append(job)
+        self.screen = Screen(len(jobs), len(jobs) - len(self.waiting))
         with self.listening():
             while self.running or (self.waiting and not self.signals):
                 self.start_some()
@@ -159,7 +160,8 @@ class Processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(run.process.pid, self.forwarded(signum) if len(self.signals) == 1 else signal.SIGKILL)
 
-        before = {number: signal.signal(number, handle) for number in STOPPING}
+        heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
         finally:

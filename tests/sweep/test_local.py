@@ -108,6 +108,17 @@ def test_a_second_signal_kills(tmp_path):
     assert reasons == {"ended by SIGKILL (was the memory full?)"}
 
 
+def test_what_nohup_ignores_stays_ignored(tmp_path):
+    sweep = sweep_of(tmp_path, seeds="0")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with local.Processes(sweep, [None], "all").listening():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("keep", "left"), [("all", 2), ("best", 1), ("none", 0)])
 def test_checkpoints_that_are_kept(keep, left, tmp_path):
     sweep = sweep_of(tmp_path, seeds="0-1")
