@@ -217,6 +217,7 @@ def test_reasons_in_one_line(code, said, expected):
     assert local.reason(code, said) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_jobs_of_a_killed_sweep_save_and_end_and_the_next_one_goes_on(tmp_path):
     plan = write_plan(tmp_path, 'BEHAVIOUR = "waits"', seeds="0-1")
