@@ -37,7 +37,7 @@ DRY_RUN = False  # print the commands and what they will take, and run nothing
 # Slurm
 PARTITION = ""  # empty: the site's default
 ACCOUNT = ""  # empty: the site's default
-MINUTES = 240  # time limit of a job, which is requeued when it is reached
+MINUTES = 240  # time limit of a job; a run that needs more is saved, requeued and continued
 MEMORY = 8  # of a job, GB
 GPUS = 0  # of a job
 CPUS = 0  # of a job; 0: as many as THREADS, else 1
@@ -56,7 +56,7 @@ own_rules = {
     "DRY_RUN": SWITCH,
     "PARTITION": anything,
     "ACCOUNT": anything,
-    "MINUTES": whole(1),
+    "MINUTES": whole(2),
     "MEMORY": whole(1, 100_000),
     "GPUS": whole(0, 64),
     "CPUS": whole(0, 1_000),

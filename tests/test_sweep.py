@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -143,7 +142,7 @@ def test_the_three_scripts_at_once_in_a_fresh_folder_and_without_their_checkpoin
 
 @pytest.mark.slow
 def test_interrupted_twice_while_it_trains_it_ends_bit_identical(tmp_path):
-    more = ["--train-limit", "512", "--epochs", "2", "--batch-size", "16"]
+    more = ["--train-limit", "512", "--epochs", "5", "--batch-size", "16"]
     flags = ["--experiments", "baseline,head", "--seeds", "3", "--threads", "1", "--jobs", "2", *TINY, *more]
     flags += ["--epochs-warmup", "1"]
     assert ended(start(*flags, "--run-dir", str(tmp_path / "calm")))[0] == 0
@@ -161,7 +160,7 @@ def test_interrupted_twice_while_it_trains_it_ends_bit_identical(tmp_path):
     assert len(folders) == 2
     for folder in folders:
         assert_same(*(stored(tmp_path / kind / folder) for kind in ("calm", "stopped")))
-    assert all(log.read_text().count("the run is saved") == 2 for log in logs(tmp_path))
+    assert all(log.read_text().count("continuing from epoch") == 2 for log in logs(tmp_path))
 
 
 def logs(tmp_path):
@@ -169,9 +168,9 @@ def logs(tmp_path):
 
 
 def training_in(log, start):
-    """Whether the script's `start`-th process is past its first step."""
+    """Whether the script's `start`-th process trains."""
     parts = log.read_text().split("$ python")
-    return len(parts) == start + 1 and re.search(r" [1-9]\d*/512 \[", parts[-1]) is not None
+    return len(parts) == start + 1 and "img/s]" in parts[-1]
 
 
 @pytest.mark.slow

@@ -143,8 +143,8 @@ def test_told_to_save_and_requeued_it_ends_bit_identical(tmp_path):
 
 
 def test_killed_by_its_time_limit_and_continued_it_ends_bit_identical(tmp_path):
-    bench = Bench(tmp_path, images=1024, epochs=10)
-    bench.sweep(*SLURM, "--minutes", "1")
+    bench = Bench(tmp_path, images=1024, epochs=16)
+    bench.sweep(*SLURM, "--minutes", "2")  # the signal comes 20 to 80 s after the start
     until(finished(bench), 900)
     assert bench.log().count("continuing from epoch") >= 1
     assert_bit_identical(bench)

@@ -124,7 +124,7 @@ def test_what_is_asked_for(tmp_path, submitted):
     }  # fmt: skip
     assert {name: executor.asked[name] for name in expected} == expected
     assert job.command == [sys.executable, str(tmp_path / "standin.py"), *sweep.plan.jobs[0].flags]
-    assert Resources("", "", 2, 1, 0, 0).signal_seconds == 60
+    assert Resources("", "", 2, 1, 0, 0).signal_seconds == 40
 
 
 def test_nothing_is_submitted_twice_and_what_failed_is_submitted_again(tmp_path, submitted, capsys):
