@@ -160,7 +160,9 @@ class Processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(run.process.pid, self.forwarded(signum) if len(self.signals) == 1 else signal.SIGKILL)
 
-        heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        heard = list(STOPPING)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # started by nohup
+            heard.remove(signal.SIGHUP)
         before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
