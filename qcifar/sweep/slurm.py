@@ -35,9 +35,8 @@ class Resources:
 
     @property
     def signal_seconds(self) -> int:
-        return min(
-            120, 30 * self.minutes
-        )  # Slurm looks at the time about once a minute, and signals up to that earlier
+        # Slurm signals up to a minute earlier than asked; that must not be before the job has begun.
+        return min(120, 20 * self.minutes)
 
 
 class ScriptJob:
