@@ -1,5 +1,6 @@
 """Files that are written whole or not at all: to a temporary name, flushed to disk, then renamed."""
 
+import contextlib
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from qcifar import distributed
 from qcifar.errors import InputError
@@ -50,6 +52,34 @@ def _write_whole(path: Path, write) -> None:
         if not isinstance(error, (OSError, RuntimeError)):  # torch.save says RuntimeError when the disk is full
             raise
         raise InputError(f"cannot write {path}: {error}; is the disk full or read-only?") from None
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path):
+    """The block runs in one run at a time, for what several runs share and the first of them makes; others wait.
+
+    Of several processes of a run, rank 0 waits for the lock `.<name>.lock` beside `path`. It is free when its owner
+    has ended, however that ended.
+
+    Raises:
+        InputError: the lock cannot be taken there.
+    """
+    lock = FileLock(make_folder(path.parent) / f".{path.name}.lock")
+
+    def take():
+        try:
+            lock.acquire()
+        except OSError as error:
+            raise InputError(f"cannot lock {lock.lock_file}: {error.strerror}") from None
+
+    distributed.on_first(take)
+    try:
+        yield
+    finally:
+        if distributed.rank() == 0:  # who waits for a file that is gone gets it, too, and finds that all is made
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def _flush_folder(folder: Path) -> None:

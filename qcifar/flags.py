@@ -5,31 +5,21 @@ constants and their rules from the script's text and checks the command line. Wh
 `main`, which checks everything again.
 """
 
-import ast
 import sys
 from pathlib import Path
 
-from qcifar import config
-from qcifar.errors import status_of
+from qcifar.declared import read_script
+from qcifar.errors import InputError, status_of
 
 
 def check_command_line(script: Path, argv: list[str]) -> None:
     """Refuse what `settings_from_constants` will refuse in the script's `main`, without running the script."""
-    content = {"__file__": str(script), "__doc__": None}
     try:
-        tree = ast.parse(script.read_bytes())
-        if not any(isinstance(node, ast.Import) and node.names[0].name == __name__ for node in tree.body):
-            return
-        content["__doc__"] = ast.get_docstring(tree)
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                name = node.targets[0].id
-                known = vars(config) if name == "own_rules" else {"__builtins__": {}}
-                content[name] = eval(compile(ast.Expression(node.value), script, "eval"), dict(known))
-        rules = content.pop("own_rules")
-    except Exception:  # no experiment, or something else than literals
+        text = read_script(script)
+    except InputError:  # no experiment, or something else than literals
         return
-    config.settings_from_constants(content, argv, rules)
+    if text.early:
+        text.settings(argv)
 
 
 def _check_what_was_started() -> None:

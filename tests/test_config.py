@@ -348,7 +348,9 @@ def test_help_of_the_scripts(script, capsys):
         "benchmarks.profile_step",
         "benchmarks.simulate_statistics",
         "compare_runs",
+        "export_head",
         "predict",
+        "sweep",
     ],
 )
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):

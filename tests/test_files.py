@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import stat
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,16 @@ import pytest
 import torch
 
 from qcifar.errors import InputError
-from qcifar.files import read_checkpoint, read_json, read_npz, write_checkpoint, write_csv, write_json, write_npz
+from qcifar.files import (
+    one_at_a_time,
+    read_checkpoint,
+    read_json,
+    read_npz,
+    write_checkpoint,
+    write_csv,
+    write_json,
+    write_npz,
+)
 from tests.helpers.data import Bomb
 
 WRITERS = {
@@ -133,3 +144,30 @@ def test_checkpoint_missing_or_truncated(tmp_path, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match=r"last\.pt is damaged or not a checkpoint"):
         read_checkpoint(path)
+
+
+def test_one_at_a_time(tmp_path):
+    """A second one waits; the lock leaves no file, and is free after an error."""
+    path, order = tmp_path / "new" / "cache.npz", []
+
+    def second():
+        with one_at_a_time(path):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with pytest.raises(ValueError, match="broken"), one_at_a_time(path):
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+        raise ValueError("broken")
+    thread.join(timeout=30)
+    assert order == ["first", "second"] and list(path.parent.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / ".cache.lock").mkdir()
+    with (
+        pytest.raises(InputError, match=r"cannot lock .*\.cache\.lock: Is a directory"),
+        one_at_a_time(tmp_path / "cache"),
+    ):
+        pass

@@ -23,7 +23,7 @@ from qcifar import distributed
 from qcifar.data.augment import SOURCE, interpolation_matrix, resample
 from qcifar.data.cifar import fingerprint
 from qcifar.errors import InputError, describe
-from qcifar.files import read_npz, write_npz
+from qcifar.files import one_at_a_time, read_npz, write_npz
 from qcifar.quantum.layer import circuit_name, stack_values
 
 ANGLE_SCALE = math.pi / 3  # radians per standard deviation
@@ -190,16 +190,22 @@ def cached_descriptors(
     parameters = parameters | {"part": part, "kind": kind, "index": fingerprint(index)}
     path = folder / f"{part}_q_{kind}_{descriptor_key(parameters)}.npz"
     if not distributed.from_first(path.exists()):
-        angles = input_angles(images, parameters["n_qubits"], parameters["image_size"])
-        values = run_circuit(qnode, angles, f"{part} {kind}")
-        write_npz(
-            path,
-            qvec=values.to(torch.float32).numpy(),
-            inputs=angles.to(torch.float32).numpy(),
-            index=index,
-            parameters=np.array(json.dumps(parameters, sort_keys=True)),
-        )
+        with one_at_a_time(path):
+            if not distributed.from_first(path.exists()):  # nor did another run make it in the meantime
+                _write_descriptors(path, part, kind, qnode, images, index, parameters)
     return _validated_descriptors(path, index, parameters)
+
+
+def _write_descriptors(path, part, kind, qnode, images, index, parameters) -> None:
+    angles = input_angles(images, parameters["n_qubits"], parameters["image_size"])
+    values = run_circuit(qnode, angles, f"{part} {kind}")
+    write_npz(
+        path,
+        qvec=values.to(torch.float32).numpy(),
+        inputs=angles.to(torch.float32).numpy(),
+        index=index,
+        parameters=np.array(json.dumps(parameters, sort_keys=True)),
+    )
 
 
 def _validated_descriptors(path: Path, index: np.ndarray, parameters: dict) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 import math
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pennylane as qml
@@ -212,6 +214,22 @@ def test_second_call_reads(images, tmp_path):
     assert torch.equal(first, again) and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(InputError, match="no such wire"):
         cached(tmp_path, images, depth=2, qnode=raising_circuit)
+
+
+def test_two_runs_at_once_compute_once(images, tmp_path):
+    """The second one waits for the first, whose file it then reads."""
+    qnode, calls, waiting = qnode_of(make_circuits("default", 4, 1)[0]), [], threading.Event()
+
+    def slowly(angles):
+        calls.append(len(angles))
+        waiting.wait(0.5)
+        return qnode(angles)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: cached(tmp_path, images, qnode=slowly), range(2))
+    alone = cached(tmp_path / "alone", images, qnode=slowly)
+    assert torch.equal(first, second) and torch.equal(first, alone)
+    assert calls == 2 * calls[: len(calls) // 2] and len(list(tmp_path.glob("*"))) == 2  # as often as for one alone
 
 
 def test_key_names_everything_that_changes_the_content(images, tmp_path):

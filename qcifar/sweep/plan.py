@@ -1,0 +1,395 @@
+"""A plan in a TOML file: which scripts, which constants, which seeds, and what is decided before the first run.
+
+A plan is checked whole, from the texts of the scripts, before anything runs. Whatever is wrong in it is one line that
+begins with its place: file, table and line.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import itertools
+import math
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qcifar import config
+from qcifar.config import as_constants, flag, variant_of
+from qcifar.declared import ScriptText, read_script
+from qcifar.errors import InputError
+
+SHORT = {
+    "baseline": "cifar100_baseline.py",
+    "channels": "cifar100_quantum_channels.py",
+    "head": "cifar100_hybrid_Qhead.py",
+}
+BASELINE = "cifar100_baseline_det"  # the experiment that the others are compared with
+OUTCOMES = ("test_top1", "test_top5", "test_f1")  # entries of result.json for which a margin in points has a meaning
+KEYS = {
+    "": ("title", "run_dir", "decided", "common", "runs"),
+    "decided": ("outcome", "margin", "seeds", "family", "extends"),
+}
+ELSEWHERE = {  # constants that a plan does not set as such
+    "SEED": "seeds stand under [decided]: seeds = \"0-5\"",
+    "RUN_DIR": "it stands at the top of the plan: run_dir = \"runs/NAME\"",
+    "RESUME": "a plan always goes on with what is there; delete a run's folder to start it over",
+}  # fmt: skip
+MOST_JOBS = 100_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a script with its flags.
+
+    Attributes:
+        script: path of the file, as the command names it.
+        folder: of the run, relative to RUN_DIR, with /.
+        flags: the script's command line.
+        constants: of the script as it will run, by name.
+    """
+
+    script: str
+    experiment: str
+    variant: str
+    seed: int
+    folder: str
+    flags: tuple[str, ...]
+    constants: dict[str, Any] = field(hash=False)
+
+    @property
+    def command(self) -> list[str]:
+        return ["python", self.script, *self.flags]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked plan. `family` names the comparisons with the baseline as (experiment, variant)."""
+
+    name: str
+    title: str
+    text: str
+    run_dir: Path
+    outcome: str
+    margin: float
+    seeds: tuple[int, ...]
+    family: tuple[tuple[str, str], ...]
+    extends: str | None
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+class Places:
+    """Says where in a TOML file something stands."""
+
+    def __init__(self, path: Path, text: str):
+        self.path, self.lines = path, text.splitlines()
+
+    def line(self, table: str, number: int, key: str | None) -> int | None:
+        """Number of the line with `key` (or the head) of the `number`-th table of that name; None if not found."""
+        here, count = table == "", 0
+        for place, line in enumerate(self.lines, 1):
+            if head := re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]\]?", line):
+                here = head[1] == table and count == number
+                count += head[1] == table
+                if here and key is None:
+                    return place
+            elif here and key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return place
+        return None
+
+    def __call__(self, table: str, key: str | None = None, number: int = 0) -> str:
+        where = f"[[runs]] {number + 1}" if table == "runs" else f"[{table}]" if table else ""
+        line = self.line(table, number, key)
+        return ", ".join(filter(None, [str(self.path), where, f"line {line}" if line else ""]))
+
+
+@contextlib.contextmanager
+def at(place: str):
+    """Put the place in front of the message of an `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def refuse_unknown(place: str, what: str, given: str, known) -> None:
+    """Raise `InputError` unless `given` is one of `known`."""
+    if given not in known:
+        near = difflib.get_close_matches(given, known, n=1)
+        raise InputError(
+            f"{place}: unknown {what} {given}; "
+            + (f"did you mean {near[0]}?" if near else "known: " + ", ".join(known))
+        )
+
+
+def read_plan(path: Path, home: Path, run_dir: str = "") -> Plan:
+    """The plan in the TOML file `path`.
+
+    Args:
+        home: where the scripts lie.
+        run_dir: overrides that of the plan, unless empty.
+
+    Raises:
+        InputError: with the place in the file, whatever is wrong.
+    """
+    content, text = _read(path)
+    where = Places(path, text)
+    if not re.fullmatch(r"[\w-]+", path.stem):
+        raise InputError(f"{path}: a plan's file is named by letters, digits, - and _; its name is the plan's name")
+    for key in content:
+        refuse_unknown(where("", key), "key", key, KEYS[""])
+    for key, kind in (("title", str), ("run_dir", str), ("decided", dict), ("common", dict), ("runs", list)):
+        if key in content and (not isinstance(content[key], kind) or (kind is str and not content[key].strip())):
+            raise InputError(f"{where('', key)}: {key}: expected {_named(kind)}, got {content[key]!r}")
+    decided = content.get("decided")
+    if not decided:
+        raise InputError(f"{path}: no [decided] with outcome, margin, seeds and family: they are fixed before any run")
+    for key in decided:
+        refuse_unknown(where("decided", key), "key", key, KEYS["decided"])
+    seeds = _seeds(where, decided)
+    run_dir = run_dir or content.get("run_dir", "./runs")
+    jobs, names = _jobs(where, content, seeds, run_dir, home)
+    _refuse_one_folder_twice(path, jobs)
+    return Plan(
+        name=path.stem,
+        title=content.get("title", path.stem),
+        text=text,
+        run_dir=Path(run_dir),
+        outcome=_outcome(where, decided),
+        margin=_margin(where, decided),
+        seeds=seeds,
+        family=_family(where, decided, jobs, names),
+        extends=_extends(where, decided, path.stem),
+        jobs=tuple(jobs),
+        notes=tuple(_notes(jobs, decided)),
+    )
+
+
+def _read(path: Path) -> tuple[dict, str]:
+    try:
+        text = path.read_bytes().decode()
+        return tomllib.loads(text), text
+    except FileNotFoundError:
+        found = ", ".join(sorted(map(str, Path("studies").glob("*.toml")))) or "none in studies/"
+        raise InputError(f"{path}: no such plan; plans here: {found}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8; save it as such") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: no TOML: {error}") from None
+
+
+def _named(kind: type) -> str:
+    return {str: "a text", dict: "a table", list: "tables, each under [[runs]]"}[kind]
+
+
+def read_seeds(given) -> tuple[int, ...]:
+    """Seeds from "0-5", "0,2,4-6" or a list of numbers. Raises `InputError`."""
+    expected = 'expected whole numbers from 0 on, as "0-5", "0,2,4" or [0, 1, 2]'
+    if isinstance(given, str):
+        seeds = []
+        for part in filter(None, given.replace(" ", "").split(",")):
+            span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+            if not span:
+                raise InputError(f"seeds: {expected}, got {given!r}")
+            first, last = int(span[1]), int(span[2] or span[1])
+            if last < first or last - first >= MOST_JOBS:
+                raise InputError(f"seeds: {expected}, got {part!r}: from {first} to {last}")
+            seeds += range(first, last + 1)
+    else:
+        seeds = given
+    rule = config.RULES["SEED"]
+    if not isinstance(seeds, list) or not all(rule.accepts(seed) for seed in seeds):
+        raise InputError(f"seeds: {expected}, got {given!r}")
+    if not seeds:
+        raise InputError(f"seeds: {expected}, got none")
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1} if len(seeds) < 10_000 else ()):
+        raise InputError(f"seeds: {', '.join(map(str, twice))} given twice; each seed is one run")
+    return tuple(seeds)
+
+
+def _seeds(where: Places, decided: dict) -> tuple[int, ...]:
+    if "seeds" not in decided:
+        raise InputError(f'{where("decided")}: no seeds; their number is part of the plan: seeds = "0-5"')
+    with at(where("decided", "seeds")):
+        return read_seeds(decided["seeds"])
+
+
+def _outcome(where: Places, decided: dict) -> str:
+    outcome = decided.get("outcome", "test_top1")
+    refuse_unknown(where("decided", "outcome"), "outcome", str(outcome), OUTCOMES)
+    return outcome
+
+
+def _margin(where: Places, decided: dict) -> float:
+    margin = decided.get("margin", 0.5)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
+        raise InputError(f"{where('decided', 'margin')}: margin: expected percentage points above 0, got {margin!r}")
+    return float(margin)
+
+
+def _extends(where: Places, decided: dict, name: str) -> str | None:
+    extends = decided.get("extends")
+    if extends is not None and (
+        not isinstance(extends, str) or not re.fullmatch(r"[\w-]+", extends) or extends == name
+    ):
+        raise InputError(f"{where('decided', 'extends')}: extends: expected another plan's name, got {extends!r}")
+    return extends
+
+
+def _jobs(where: Places, content: dict, seeds, run_dir: str, home: Path) -> tuple[list[Job], dict[str, str]]:
+    """The jobs, seed by seed, and script's name in the plan -> experiment."""
+    runs = content.get("runs")
+    if not runs:
+        raise InputError(f'{where.path}: no [[runs]]: expected one for each script, with script = "baseline" or so')
+    texts = []
+    for number, run in enumerate(runs):
+        if not isinstance(run, dict) or not isinstance(run.get("script"), str):
+            raise InputError(f'{where("runs", None, number)}: expected script = "{" or ".join(SHORT)}" or a file name')
+        texts.append(script_text(where("runs", "script", number), run["script"], home))
+    common = content.get("common", {})
+    _check_common(where, common, runs, texts)
+    kinds = []
+    for number, (run, text) in enumerate(zip(runs, texts, strict=True)):
+        own = {name: value for name, value in run.items() if name != "script"}
+        for name, value in own.items():
+            _check_constant(where("runs", name, number), name, value, text)
+        given = {name: value if isinstance(value, list) else [value] for name, value in (common | own).items()}
+        if math.prod(map(len, given.values())) * len(seeds) > MOST_JOBS:
+            raise InputError(f"{where('runs', None, number)}: a grid of more than {MOST_JOBS:,} runs")
+        kinds += [(text, dict(zip(given, values, strict=True))) for values in itertools.product(*given.values())]
+    by_kind = [make_jobs(text, constants, seeds, run_dir, home) for text, constants in kinds]
+    jobs = [job for same_seed in zip(*by_kind, strict=True) for job in same_seed]
+    return jobs, {run["script"]: text.experiment for run, text in zip(runs, texts, strict=True)}
+
+
+def script_text(place: str, name: str, home: Path) -> ScriptText:
+    """The script that a plan calls `name`: a short name, or a file beside sweep.py or where the user is."""
+    file = SHORT.get(name, name)
+    found = [folder / file for folder in (home, Path()) if (folder / file).is_file()]
+    if not found:
+        near = difflib.get_close_matches(name, [*SHORT, *(path.name for path in home.glob("*.py"))], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(SHORT)} or the name of a file in {home}"
+        raise InputError(f"{place}: unknown script {name}; {hint}")
+    with at(place):
+        text = read_script(found[0])
+        if text.experiment is None:
+            raise InputError(f'{name} is no experiment: it has no call open_run(__file__, cfg, "its_name", …)')
+    return text
+
+
+def _check_common(where: Places, common: dict, runs: list[dict], texts: list[ScriptText]) -> None:
+    for name, value in common.items():
+        place = where("common", name)
+        having = [run["script"] for run, text in zip(runs, texts, strict=True) if name in text.rules()]
+        if 0 < len(having) < len(runs) and name not in ELSEWHERE:
+            lacking = next(run["script"] for run in runs if run["script"] not in having)
+            raise InputError(
+                f"{place}: {name} is no constant of all scripts ({lacking} has none); put it under the [[runs]] "
+                f"with script = {' and '.join(repr(script) for script in dict.fromkeys(having))}"
+            )
+        for text in texts:
+            _check_constant(place, name, value, text)
+
+
+def _check_constant(place: str, name: str, value, text: ScriptText) -> None:
+    """Raise `InputError` unless `name` is a constant of the script that may have `value`, or each of a list."""
+    if name in ELSEWHERE:
+        raise InputError(f"{place}: {name} cannot be set here: {ELSEWHERE[name]}")
+    rules = text.rules()
+    refuse_unknown(place, f"constant of {text.path.name}:", name, rules)
+    if value == []:
+        raise InputError(f"{place}: {name}: an empty list; expected values to vary")
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        with at(place):
+            config.check(name, one, rules[name])
+    if len(set(map(repr, values))) < len(values):
+        raise InputError(f"{place}: {name}: a value is given twice in {value}")
+
+
+def constant_flags(constants: dict[str, Any]) -> list[str]:
+    """`{"EPOCHS": 5, "ALIGN_MAPS": False}` -> `--epochs 5 --no-align-maps`."""
+    flags = []
+    for name, value in constants.items():
+        if isinstance(value, bool):
+            flags.append(flag(name) if value else "--no-" + flag(name)[2:])
+        elif str(value).startswith("-"):  # else argparse takes it for a flag
+            flags.append(f"{flag(name)}={value}")
+        else:
+            flags += [flag(name), str(value)]
+    return flags
+
+
+def make_jobs(text: ScriptText, constants: dict[str, Any], seeds, run_dir: str, home: Path) -> list[Job]:
+    """The runs of a script with these constants, one for each seed; their folders as the script will make them."""
+    script = text.path.relative_to(home) if text.path.is_relative_to(home) else text.path.resolve()
+    settings = text.settings(constant_flags(constants | {"SEED": seeds[0], "RUN_DIR": run_dir}))
+    variant, jobs = variant_of(settings, text.own_rules), []
+    for seed in seeds:
+        flags = constant_flags(constants | {"SEED": seed, "RUN_DIR": run_dir})
+        folder = "/".join(filter(None, [text.experiment, variant, f"seed{seed}"]))
+        known = as_constants(settings) | {"SEED": seed}
+        jobs.append(Job(str(script), text.experiment, variant, seed, folder, tuple(flags), known))
+    return jobs
+
+
+def _refuse_one_folder_twice(path: Path, jobs: list[Job]) -> None:
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        if (other := seen.setdefault(job.folder, job)) is not job:
+            names = [name for name in job.constants if job.constants[name] != other.constants.get(name)]
+            why = (
+                f"they differ in {', '.join(names)} only, which the folder's name does not show: make a plan for each "
+                f"value, with a run_dir of its own"
+                if names
+                else "two [[runs]] say the same; delete one"
+            )
+            if other.script != job.script:
+                why = f"{other.script} and {job.script} give their experiments the same name"
+            raise InputError(f"{path}: two jobs would lie in {job.folder}: {why}")
+
+
+def _family(where: Places, decided: dict, jobs: list[Job], names: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The comparisons that are meant: all of the plan with the baseline, or those named."""
+    made = list(dict.fromkeys((job.experiment, job.variant) for job in jobs if job.experiment != BASELINE))
+    given = decided.get("family", "all")
+    if given == "all":
+        return tuple(made)
+    place = where("decided", "family")
+    if not isinstance(given, list) or not given or not all(isinstance(member, str) for member in given):
+        raise InputError(f'{place}: family: expected "all" or a list of experiments and variants, got {given!r}')
+    family: list[tuple[str, str]] = []
+    for member in given:
+        name, _, variant = member.partition(" ")
+        experiment = names.get(name, name)
+        meant = [(e, v) for e, v in made if e == experiment and variant in ("", v)]  # alone: with all its variants
+        if not meant:
+            known = ", ".join(" ".join(filter(None, pair)) for pair in made) or "nothing but the baseline"
+            raise InputError(f"{place}: family: no job makes {member!r}; the plan makes {known}")
+        family += meant
+    return tuple(dict.fromkeys(family))
+
+
+def _notes(jobs: list[Job], decided: dict) -> list[str]:
+    """What is allowed and easily not meant."""
+    notes = []
+    if BASELINE not in {job.experiment for job in jobs} and "extends" not in decided:
+        notes.append("this plan makes no baseline; the comparison needs one of the same recipe in the run directory")
+    kinds = {(job.experiment, job.variant): job.constants for job in jobs}
+    differing = [
+        name
+        for name in config.RULES
+        if name not in ("SEED", "DEVICE", "DATA_DIR", "CHECKPOINT_MINUTES", "ACCEPT_CODE")
+        and len({repr(constants.get(name)) for constants in kinds.values()}) > 1
+    ]
+    if differing:
+        notes.append(f"runs differ in {', '.join(differing)}, which belongs to the recipe: they will not be paired")
+    return notes
