@@ -81,6 +81,7 @@ class Inert:
 
 
 def inert_gates(gates: Gates, count: int = POINTS) -> Inert:
+    """Take away one gate after the other, then all at once that had no effect, and compare outputs."""
     angles = gates.angles(*points(gates.circuit, count, 11))
     before = values(gates, angles)
     difference = (values_without_each(gates, angles) - before).abs().amax((1, 2))

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from .gates import Gates, points
+from .gates import Gates, LeftOut, points
 from .simulate import values
 
 MAX_GRID = 300_000  # values of one output
@@ -64,9 +64,12 @@ class ClosedForm:
     def short(self) -> bool:
         return len(self.terms) <= 4 and len(str(self)) <= SHORT
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Values (B,) for inputs (B, n), evaluated term by term. Symbols are inputs and products of these."""
-        phases = [sum(f * symbol_value(s, inputs) for s, f in axis.direction) for axis in self.axes]
+    def __call__(self, inputs: np.ndarray, angles: np.ndarray) -> np.ndarray:
+        """Values (B,) for inputs (B, n) and the circuit's angles (B, A) for these, evaluated term by term.
+
+        The angles are looked at only where they are symbols of their own.
+        """
+        phases = [sum(f * symbol_value(s, inputs, angles) for s, f in axis.direction) for axis in self.axes]
         total = np.zeros(len(inputs))
         for key, coefficient in self.terms.items():
             factors = [np.cos(m * u) if m > 0 else np.sin(-m * u) for m, u in zip(key, phases, strict=True) if m]
@@ -74,12 +77,10 @@ class ClosedForm:
         return total
 
 
-class TooLarge(Exception):
-    """The smallest sufficient grid is more than is evaluated here; the message gives its size."""
-
-
-def symbol_value(symbol: str, inputs: np.ndarray) -> np.ndarray:
-    """`v0` or `v0 v2` of inputs (B, n)."""
+def symbol_value(symbol: str, inputs: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """`v0` or `v0 v2` of inputs (B, n), or `angle 3` of angles (B, A)."""
+    if symbol.startswith("angle"):
+        return angles[:, int(symbol.split()[1])]
     return math.prod((inputs[:, int(name[1:])] for name in symbol.split()), start=np.ones(len(inputs)))
 
 
@@ -100,10 +101,6 @@ class Encoding:
     factors: np.ndarray  # (A, symbols)
     constant: np.ndarray  # (A,)
 
-    @property
-    def exact_in_inputs(self) -> bool:
-        return not any(symbol.startswith("angle") for symbol in self.symbols)
-
 
 def encoding_of(gates: Gates, weights: torch.Tensor | None) -> Encoding:
     """How the angles follow from the inputs at these weights (W,): linear, else quadratic, else symbols of their own.
@@ -118,7 +115,7 @@ def encoding_of(gates: Gates, weights: torch.Tensor | None) -> Encoding:
         angles = gates.angles(inputs, None if weights is None else weights.expand(len(inputs), -1)).numpy()
     x = inputs.numpy()
     names = [f"v{i}" for i in range(n)] + [f"v{i} v{j}" for i, j in pairs]
-    columns = np.column_stack([np.ones(len(x)), *(symbol_value(name, x) for name in names)])
+    columns = np.column_stack([np.ones(len(x)), *(symbol_value(name, x, angles) for name in names)])
     found = np.linalg.lstsq(columns, angles, rcond=None)[0].T  # (A, 1 + symbols)
     found[np.abs(found) < 1e-9] = 0.0
     tolerance = 1e-8 if gates.dtype == torch.float64 else 1e-3
@@ -200,14 +197,14 @@ def closed_form(gates: Gates, encoding: Encoding, output: int, live: np.ndarray)
         live: (A,) bool, the angles that the output depends on.
 
     Raises:
-        TooLarge: with the size of the grid.
+        LeftOut: with the size of the grid.
     """
     smallest = _transformed(gates, encoding, output, *axes_of(gates, encoding, live))
     if len(smallest.terms) == 1 or not smallest.axes:
         return smallest
     try:
         split = _transformed(gates, encoding, output, *axes_of(gates, encoding, live, shared=False))
-    except TooLarge:
+    except LeftOut:
         return smallest
     fewer = len(split.terms) < len(smallest.terms)
     return replace(smallest, axes=split.axes, terms=split.terms) if fewer else smallest
@@ -217,7 +214,7 @@ def _transformed(gates, encoding, output, axes, factors) -> ClosedForm:
     sizes = [2 * axis.degree + 1 for axis in axes]
     size = math.prod(sizes)
     if size > MAX_GRID or size << gates.n_wires > MAX_AMPLITUDES:
-        raise TooLarge(f"{size:.3g} points")
+        raise LeftOut(f"its grid has {size:.3g} points, at most {MAX_GRID:,} are evaluated")
     angles = torch.from_numpy(_grid(sizes) @ factors.T + encoding.constant)
     with torch.no_grad():
         found = values(gates, angles, outputs=[output])[:, 0].numpy().reshape(sizes)
@@ -279,7 +276,7 @@ class Features:
 
     def __str__(self) -> str:
         each = ["1"] + [f"{f}({self.axes[0].text(m)})" for m in range(1, self.axes[0].degree + 1) for f in ("cos", "sin")]
-        return f"{self.count} products over {len(self.axes)} axes of such as {', '.join(each)}"
+        return f"{self.count} products over {len(self.axes)} factors such as ({', '.join(each)})"
 
 
 MAX_FEATURES = 243

@@ -18,7 +18,11 @@ from qcifar.errors import describe
 MAX_QUBITS = 16  # 1 MB for each state
 
 
-class Unreadable(Exception):
+class LeftOut(Exception):
+    """A part of the audit is not done; the message says why."""
+
+
+class Unreadable(LeftOut):
     """The circuit is more than a fixed list of unitary gates and expectation values; the message says what it has."""
 
 
@@ -30,6 +34,7 @@ class Circuit:
     function: Callable
     n_inputs: int
     weight_shape: tuple[int, ...] | None = None
+    layers: int = 1
     note: str = ""  # what was assumed
     resized: Callable[[int, int], "Circuit"] | None = field(default=None, compare=False)  # (qubits, layers) -> another
 
@@ -128,7 +133,7 @@ def read_gates(circuit: Circuit) -> Gates:
 
 
 def _read(circuit: Circuit, dtype: torch.dtype) -> Gates:
-    (inputs, weights), others = (points(circuit, 3, seed, dtype) for seed in (0, 1))
+    (inputs, weights), *others = (points(circuit, 3, seed, dtype) for seed in range(4))
     one = None if weights is None else weights[0].requires_grad_()
     tape = circuit.call(inputs.requires_grad_(), one)
     gates, parameters, labels = _listed(tape)
@@ -142,7 +147,7 @@ def _read(circuit: Circuit, dtype: torch.dtype) -> Gates:
     found = Gates(circuit, labels, gates, by_input, by_weight, constant.view(-1), every, observables, dtype)
     wrong = torch.zeros(len(rows), dtype=torch.bool)
     with torch.no_grad():
-        for x, w in ((inputs, weights), others):  # the first with the weights of `tape`, in all rows
+        for x, w in ((inputs, weights), *others):  # the first with the weights of `tape`, in all rows
             w = None if w is None else w[:1].expand(len(x), -1)
             predicted, actual = found.angles(x.double(), None if w is None else w.double()), found._called(x, w)
             error = (predicted - actual).abs() / (1 + actual.abs())
@@ -154,16 +159,18 @@ def _read(circuit: Circuit, dtype: torch.dtype) -> Gates:
 
 
 def points(circuit: Circuit, count: int, seed: int, dtype: torch.dtype = torch.float64, spread: bool = True):
-    """Random inputs (count, n) from -pi to pi and weights (count, W) from 0 to 2 pi, or None where there are none.
+    """Random inputs (count, n) and weights (count, W), from -pi to pi; None for the weights where there are none.
 
     Args:
         spread: False gives all points the same weights.
     """
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.pi * (2 * torch.rand(count, circuit.n_inputs, generator=generator, dtype=torch.float64) - 1)
+    inputs, weights = (
+        torch.pi * (2 * torch.rand(count, columns, generator=generator, dtype=torch.float64) - 1)
+        for columns in (circuit.n_inputs, circuit.n_weights)
+    )
     if circuit.weight_shape is None:
         return inputs.to(dtype), None
-    weights = 2 * torch.pi * torch.rand(count, circuit.n_weights, generator=generator, dtype=torch.float64)
     return inputs.to(dtype), (weights if spread else weights[:1].expand(count, -1)).to(dtype)
 
 
