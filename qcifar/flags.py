@@ -1,7 +1,8 @@
 """A wrong flag is refused before torch is loaded: `import qcifar.flags` is the first import of an experiment.
 
-It does something only in a script that was started as a program: it reads the constants and their rules from the
-script's text and checks the command line. What it cannot read there is left to `main`, which checks everything again.
+It does something only in a script that was started as a program: it reads the constants and their rules (and a verb's
+`arguments`) from the script's text and checks the command line. What it cannot read there is left to `main`, which
+checks everything again.
 """
 
 import ast
@@ -23,10 +24,10 @@ def check_command_line(script: Path, argv: list[str]) -> None:
                 name = node.targets[0].id
                 known = vars(config) if name == "own_rules" else {"__builtins__": {}}
                 content[name] = eval(compile(ast.Expression(node.value), script, "eval"), dict(known))
-        rules = content.pop("own_rules")
+        rules, arguments = content.pop("own_rules"), content.pop("arguments", None)
     except Exception:  # no experiment, or something else than literals
         return
-    config.settings_from_constants(content, argv, rules)
+    config.settings_from_constants(content, argv, rules, arguments)
 
 
 def _check_what_was_started() -> None:

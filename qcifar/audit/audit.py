@@ -23,6 +23,7 @@ WORK = 5e8  # amplitudes times gates of one part: about 10 s on one core
 FEWEST = 2  # random points, below which nothing is said
 PENNYLANE_POINTS = 3  # where each takes a call of PennyLane
 KEPT_TERMS = 1000  # of a closed form, in the file
+LONGEST_LINE = 120  # of the three, with closed forms of all outputs
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def values_by(circuit: Circuit, gates: Gates | None) -> Callable:
     """Inputs (B, n) and weights (B, W) -> values (B, outputs) float64, by the gates, or by PennyLane without them."""
     if gates is not None:
         return lambda inputs, weights: simulate.values(gates, gates.angles(inputs, weights))
-    qnode = _qnode(circuit)
+    qnode = qnode_of(circuit)
 
     def one(inputs, weights):
         arguments = [inputs] if weights is None else [inputs, weights.reshape(circuit.weight_shape)]
@@ -112,7 +113,7 @@ def values_by(circuit: Circuit, gates: Gates | None) -> Callable:
     return values_of
 
 
-def _qnode(circuit: Circuit):
+def qnode_of(circuit: Circuit):
     inputs, weights = points(circuit, 1, 0)
     tape = circuit.call(inputs, None if weights is None else weights[0])
     measured = sum(isinstance(op, qml.ops.MidMeasure) for op in tape.operations)
@@ -134,7 +135,7 @@ def _finite(circuit: Circuit, values_of: Callable) -> Callable:
 
 def specs(circuit: Circuit) -> dict:
     """Qubits, depth and gates by PennyLane's `qml.specs`, after decomposition to the device's gates."""
-    resources = qml.specs(_qnode(circuit), level="device")(*example(circuit)).resources
+    resources = qml.specs(qnode_of(circuit), level="device")(*example(circuit)).resources
     return {
         "qubits": len(circuit.call(*points_of_one(circuit)).wires),
         "depth": resources.depth,
@@ -218,15 +219,17 @@ def _closed_forms(gates: Gates, seen: dict) -> dict:
             outputs.append({"output": k, "left_out": str(reason)})
             continue
         error = float(np.abs(form(inputs.numpy(), angles.numpy()) - expected[:, k]).max())
-        terms = [{"functions": list(key), "coefficient": c} for key, c in form.terms.items()]
+        terms = [{"functions": form.functions(key), "coefficient": c} for key, c in form.terms.items()]
         outputs.append({
             "output": k, "text": str(form) if form.short else None, "frequencies": form.frequencies,
             "terms_total": len(terms), "grid": form.grid, "error": error,
-            "axes": [dict(axis.direction) for axis in form.axes], "terms": terms[:KEPT_TERMS],
+            "terms": terms[:KEPT_TERMS],
         })  # fmt: skip
     found = fourier.features(gates, live)
     kept = None if found is None else {"text": str(found), "count": found.count, "rank": found.rank}
-    return {"outputs": outputs, "features": kept, "at": "random weights" if gates.circuit.n_weights else "all inputs"}
+    own = [int(symbol.split()[1]) for symbol in encoding.symbols if symbol.startswith("angle")]
+    named = {f"angle {k}": str(gates.gates[gates.owner[k]]) for k in own}
+    return {"outputs": outputs, "features": kept, "symbols": named}
 
 
 def _states(gates: Gates, settings: Settings) -> dict:
@@ -355,6 +358,8 @@ def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str
         except LeftOut:
             texts = []
         if len(texts) == len(gates.observables):
-            return [first, f"exactly {'; '.join(texts)}", last]
+            whole = "; ".join(texts)
+            more = f"output 0 of {len(texts)} is exactly {texts[0]}"
+            return [first, f"exactly {whole}" if len(whole) <= LONGEST_LINE else more, last]
     counts = cone.inputs.sum(1).tolist()
     return [first, f"each output depends on {min(counts)} to {max(counts)} of {circuit.n_inputs} inputs", last]

@@ -1,5 +1,6 @@
 """How classical the map from inputs to outputs is where it is used: regressions, and the rank of the outputs."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def audit_inputs(
     return f"cell angles of {len(chosen)} {name} images", input_angles(chosen, circuit.n_inputs, image_size)
 
 
+@functools.lru_cache(maxsize=1)
 def test_images(data_dir: str) -> tuple[str, torch.Tensor]:
     """Name of the set and its test images (n, 3, 32, 32) uint8: CIFAR-100 if its files lie in `data_dir`."""
     if (Path(data_dir) / CIFAR100.base_folder / "test").is_file():

@@ -52,13 +52,15 @@ class ClosedForm:
     def __str__(self) -> str:
         text = ""
         for key, coefficient in sorted(self.terms.items(), key=lambda item: (_order(item[0]), item[0])):
-            factors = [
-                f"{'cos' if m > 0 else 'sin'}({axis.text(abs(m))})" for axis, m in zip(self.axes, key, strict=True) if m
-            ]
+            factors = self.functions(key)
             size = "" if factors and abs(abs(coefficient) - 1) < ZERO else f"{abs(coefficient):.6g}"
             sign = ("-" if coefficient < 0 else "") if not text else (" - " if coefficient < 0 else " + ")
             text += sign + " ".join(filter(None, (size, *factors)))
         return text or "0"
+
+    def functions(self, key: tuple[int, ...]) -> list[str]:
+        """The cosines and sines of one term."""
+        return [f"{'cos' if m > 0 else 'sin'}({axis.text(abs(m))})" for axis, m in zip(self.axes, key, strict=True) if m]
 
     @property
     def short(self) -> bool:
