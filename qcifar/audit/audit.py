@@ -251,9 +251,7 @@ def _gradients(circuit: Circuit, settings: Settings) -> dict:
     if circuit.resized is None:
         raise LeftOut("the circuit does not take n_qubits, so there are no other sizes of it")
     return asdict(
-        measures.gradients(
-            circuit, settings.gradient_samples, settings.gradient_qubits, settings.gradient_layers
-        )
+        measures.gradients(circuit, settings.gradient_samples, settings.gradient_qubits, settings.gradient_layers)
     )
 
 
@@ -288,8 +286,8 @@ def microseconds(circuit: Circuit, runner: Callable, least_seconds: float = 0.1)
     return 1e6 * best / images
 
 
-def simulability(found: dict) -> str:
-    """What it takes to compute this circuit without a quantum computer, in words."""
+def simulability(found: dict) -> list[str]:
+    """What it takes to compute this circuit without a quantum computer, in words, line by line."""
     said = [amplitudes_in_words(found["specs"]["qubits"])]
     effect, algebra, closed = (found.get(name) for name in ("effect", "lie_algebra", "closed_form"))
     if effect:
@@ -304,7 +302,7 @@ def simulability(found: dict) -> str:
             said.append(f"an output has at most {max(counts)} Fourier coefficients")
     on = "compiled" if found["runs_on"] == "compiled" else "on default.qubit"
     said.append(f"{found['microseconds_per_image']:.3g} microseconds an image on one core ({on})")
-    return "; ".join(said)
+    return said
 
 
 def amplitudes_in_words(qubits: int) -> str:

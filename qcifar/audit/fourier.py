@@ -60,7 +60,9 @@ class ClosedForm:
 
     def functions(self, key: tuple[int, ...]) -> list[str]:
         """The cosines and sines of one term."""
-        return [f"{'cos' if m > 0 else 'sin'}({axis.text(abs(m))})" for axis, m in zip(self.axes, key, strict=True) if m]
+        return [
+            f"{'cos' if m > 0 else 'sin'}({axis.text(abs(m))})" for axis, m in zip(self.axes, key, strict=True) if m
+        ]
 
     @property
     def short(self) -> bool:
@@ -201,26 +203,29 @@ def closed_form(gates: Gates, encoding: Encoding, output: int, live: np.ndarray)
     Raises:
         LeftOut: with the size of the grid.
     """
-    smallest = _transformed(gates, encoding, output, *axes_of(gates, encoding, live))
-    if len(smallest.terms) == 1 or not smallest.axes:
+    axes, factors = axes_of(gates, encoding, live)
+    smallest = _transformed(gates, encoding, output, axes, factors)
+    split, its_factors = axes_of(gates, encoding, live, shared=False)
+    if len(smallest.terms) == 1 or split == axes:
         return smallest
     try:
-        split = _transformed(gates, encoding, output, *axes_of(gates, encoding, live, shared=False))
+        other = _transformed(gates, encoding, output, split, its_factors)
     except LeftOut:
         return smallest
-    fewer = len(split.terms) < len(smallest.terms)
-    return replace(smallest, axes=split.axes, terms=split.terms) if fewer else smallest
+    fewer = len(other.terms) < len(smallest.terms)
+    return replace(smallest, axes=split, terms=other.terms) if fewer else smallest
 
 
 def _transformed(gates, encoding, output, axes, factors) -> ClosedForm:
     sizes = [2 * axis.degree + 1 for axis in axes]
     size = math.prod(sizes)
     if size > MAX_GRID or size << gates.n_wires > MAX_AMPLITUDES:
-        raise LeftOut(f"its grid has {size:.3g} points, at most {MAX_GRID:,} are evaluated")
+        most = min(MAX_GRID, MAX_AMPLITUDES >> gates.n_wires)
+        raise LeftOut(f"its grid has {size:,} points, at most {most:,} are evaluated with {gates.n_wires} qubits")
     angles = torch.from_numpy(_grid(sizes) @ factors.T + encoding.constant)
     with torch.no_grad():
         found = values(gates, angles, outputs=[output])[:, 0].numpy().reshape(sizes)
-    coefficients = np.fft.fftn(found) / size
+    coefficients = np.asarray(np.fft.fftn(found) / size)  # also without any axis
     coefficients[np.abs(coefficients) < ZERO] = 0.0
     return ClosedForm(axes, _real_terms(coefficients), _distinct(axes, coefficients), size)
 
@@ -277,7 +282,9 @@ class Features:
     rank: int  # dimension of what the outputs span over random weights
 
     def __str__(self) -> str:
-        each = ["1"] + [f"{f}({self.axes[0].text(m)})" for m in range(1, self.axes[0].degree + 1) for f in ("cos", "sin")]
+        each = ["1"] + [
+            f"{f}({self.axes[0].text(m)})" for m in range(1, self.axes[0].degree + 1) for f in ("cos", "sin")
+        ]
         return f"{self.count} products over {len(self.axes)} factors such as ({', '.join(each)})"
 
 

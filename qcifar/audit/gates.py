@@ -63,7 +63,7 @@ class Gate:
         return range(self.first, self.first + self.count)
 
     def __str__(self) -> str:
-        return f"{self.name} on {', '.join(map(str, self.wires))}"
+        return f"{self.name}({', '.join(map(str, self.wires))})"
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,9 @@ def _read(circuit: Circuit, dtype: torch.dtype) -> Gates:
             predicted, actual = found.angles(x.double(), None if w is None else w.double()), found._called(x, w)
             error = (predicted - actual).abs() / (1 + actual.abs())
             wrong |= ~(error < 1e3 * torch.finfo(dtype).eps).all(0)
-    keep = ~wrong[:, None]
-    return Gates(
-        circuit, labels, gates, by_input * keep, by_weight * keep, found.constant * ~wrong, ~wrong, observables, dtype
-    )
+    by_input, by_weight = (rows.masked_fill(wrong[:, None], 0.0) for rows in (by_input, by_weight))
+    constant = found.constant.masked_fill(wrong, 0.0)
+    return Gates(circuit, labels, gates, by_input, by_weight, constant, ~wrong, observables, dtype)
 
 
 def points(circuit: Circuit, count: int, seed: int, dtype: torch.dtype = torch.float64, spread: bool = True):

@@ -25,6 +25,7 @@ class Expressibility:
     kl: float  # nats; 0 is Haar-random, ln 75 = 4.3 a single qubit that does not move
     floor: float  # the same of as many Haar-random pairs: what the number of samples alone leaves
     pairs: int
+    blind: bool  # whether Haar-random fidelities lie in the first bin nearly always: any good spread looks like them
     histogram: list[float]  # share of pairs in each of 75 equal bins of the fidelity from 0 to 1
 
 
@@ -41,7 +42,8 @@ def expressibility(first: torch.Tensor, second: torch.Tensor) -> Expressibility:
     fidelities = ((first.conj() * second).sum(1).abs() ** 2).numpy()
     haar = np.random.Generator(np.random.Philox(key=5)).beta(1, dimension - 1, size=len(fidelities))
     (kl, histogram), (floor, _) = (_divergence(f, dimension) for f in (fidelities, haar))
-    return Expressibility(kl, floor, len(fidelities), histogram.tolist())
+    blind = bool(log_haar(dimension)[0] > math.log(0.99))
+    return Expressibility(kl, floor, len(fidelities), blind, histogram.tolist())
 
 
 def log_haar(dimension: int) -> np.ndarray:
@@ -85,6 +87,9 @@ def gradients(circuit: Circuit, samples: int, sizes: tuple[int, ...], depths: tu
     def at(n: int, depth: int) -> float | None:
         try:
             return _variance(read_gates(circuit.resized(n, depth)), samples)
+        except LeftOut as reason:
+            left_out.append(f"{n} qubits, {depth} layers: {reason}")
+            return None
         except Exception as reason:  # somebody's function may not take every size
             left_out.append(f"{n} qubits, {depth} layers: {describe(reason)}")
             return None
@@ -98,7 +103,7 @@ def gradients(circuit: Circuit, samples: int, sizes: tuple[int, ...], depths: tu
 
 def _variance(gates: Gates, samples: int) -> float:
     if samples * 2**gates.n_wires * len(gates.gates) > GRADIENT_AMPLITUDES:
-        raise LeftOut("too large")
+        raise LeftOut(f"more than {GRADIENT_AMPLITUDES:,} amplitudes to keep")
     inputs, weights = points(gates.circuit, samples, 41)
     leaf = (inputs if weights is None else weights).requires_grad_()
     first = readout(gates, states(gates, gates.angles(inputs, weights)), [0])[:, 0]

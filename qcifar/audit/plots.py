@@ -38,7 +38,8 @@ def write_plots(folder: Path, circuit: Circuit, found: dict) -> list[Path]:
         for name, figure in figures.items():
             paths.append(folder / f"{name}.svg")
             write_whole(
-                paths[-1], lambda file, fig=figure: fig.savefig(file, format="svg", bbox_inches="tight", metadata=NO_DATE)
+                paths[-1],
+                lambda file, fig=figure: fig.savefig(file, format="svg", bbox_inches="tight", metadata=NO_DATE),
             )
     return paths
 

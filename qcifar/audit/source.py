@@ -183,9 +183,7 @@ def _circuits_in(made, name: str) -> list[tuple[Callable, tuple[int, ...] | None
 
 
 def _different(names: list[str]) -> list[str]:
-    return [
-        name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}" for k, name in enumerate(names)
-    ]
+    return [name if names.count(name) == 1 else f"{name}_{names[:k].count(name) + 1}" for k, name in enumerate(names)]
 
 
 def _plain(function: Callable, name: str, parameters: list[str], filled: dict, shape_text: str) -> Circuit:

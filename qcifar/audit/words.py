@@ -6,7 +6,8 @@ WIDTH = 24  # of the headings
 def as_text(found: dict, drawing: str) -> str:
     """The audit of one circuit, as `qcifar.audit.audit` gives it, below its drawing."""
     rows = [*_size(found), *_effect(found), *_closed_form(found), *_measures(found), *_classical(found)]
-    rows += [("simulability", found["simulability"])] + [("left out", line) for line in found["left_out"]]
+    heads = ["simulability", *[""] * (len(found["simulability"]) - 1)]
+    rows += [*zip(heads, found["simulability"], strict=True), *(("left out", line) for line in found["left_out"])]
     lines = [f"{name:<{WIDTH}}{text}".rstrip() for name, text in rows]
     return "\n".join([found["name"], "=" * len(found["name"]), drawing, "", *lines])
 
@@ -38,10 +39,14 @@ def _effect(found: dict) -> list[tuple[str, str]]:
         rows.append(("gates without effect", text))
         rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}"))
         if inert and effect["entanglement_without_inert"] is not None:
-            rows.append(("entanglement left", f"{effect['entanglement_without_inert']:.3f} (Meyer-Wallach) without them"))
+            rows.append(
+                ("entanglement left", f"{effect['entanglement_without_inert']:.3f} (Meyer-Wallach) without them")
+            )
     if effect["weights"]:
         dead = [str(tuple(place)) for place in effect["inert_weights"]]
-        text = f"{effect['live_weights']} of {effect['weights']}" + (f"; without effect: {_joined(dead)}" if dead else "")
+        text = f"{effect['live_weights']} of {effect['weights']}" + (
+            f"; without effect: {_joined(dead)}" if dead else ""
+        )
         rows.append(("live weights", text))
     rows += [("tolerance", f"{effect['tolerance']:.0e} at {effect['points']} random points")]
     live = [sum(row) for row in effect["weights_of_output"]]
@@ -90,10 +95,11 @@ def _measures(found: dict) -> list[tuple[str, str]]:
     rows = []
     if states := found.get("states"):
         expressed = states["expressibility"]
+        blind = "; 75 bins cannot tell at this size" if expressed["blind"] else ""
         rows.append((
             "expressibility",
             f"KL {expressed['kl']:.4f} from Haar ({expressed['pairs']} pairs; as many of Haar's give "
-            f"{expressed['floor']:.4f})",
+            f"{expressed['floor']:.4f}{blind})",
         ))  # fmt: skip
         rows.append((
             "entangling capability",
@@ -104,7 +110,8 @@ def _measures(found: dict) -> list[tuple[str, str]]:
     if gradients := found.get("gradients"):
         for name, key in (("gradient variance, N", "qubits"), ("gradient variance, L", "layers")):
             values = ", ".join(f"{size}: {value:.3g}" for size, value in gradients[key].items())
-            rows.append((name, f"{values}  (by {gradients['by']}, {gradients['samples']} samples)"))
+            if values:
+                rows.append((name, f"{values}  (by {gradients['by']}, {gradients['samples']} samples)"))
         if gradients["exponent"] is not None:
             rows.append(("fit", f"variance ~ 2^({-gradients['exponent']:.2f} N)"))
         rows += [("", line) for line in gradients["left_out"]]
@@ -120,7 +127,7 @@ def _classical(found: dict) -> list[tuple[str, str]]:
         return ", ".join("constant" if value is None else f"{value:.3f}" for value in values)
 
     return [
-        ("on", classical["inputs"]),
+        ("regressions on", classical["inputs"]),
         ("R2, linear", shown(classical["linear"])),
         ("R2, quadratic", shown(classical["quadratic"])),
         (
