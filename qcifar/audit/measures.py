@@ -124,7 +124,7 @@ def _exponent(variances: dict[int, float]) -> float | None:
 
 # ---- dynamical Lie algebra
 
-LIE_QUBITS = 4  # 255 dimensions take a tenth of a second, 1,023 minutes where generators are sums
+LIE_QUBITS = 4  # up to 255 dimensions, a tenth of a second; 1,023 take ten times as long, and more for sums of words
 
 
 def lie_dimension(gates: Gates) -> int | None:

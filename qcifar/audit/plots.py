@@ -1,5 +1,6 @@
 """Drawings and plots of an audit, as SVG files."""
 
+import functools
 from pathlib import Path
 
 import matplotlib
@@ -37,14 +38,12 @@ def write_plots(folder: Path, circuit: Circuit, found: dict) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "audit", "svg.fonttype": "none"}):  # the same bytes each time
         for name, figure in figures.items():
             paths.append(folder / f"{name}.svg")
-            write_whole(
-                paths[-1],
-                lambda file, fig=figure: fig.savefig(file, format="svg", bbox_inches="tight", metadata=NO_DATE),
-            )
+            write_whole(paths[-1], functools.partial(_save, figure))
     return paths
 
 
-NO_DATE = {"Date": None}
+def _save(figure: Figure, file) -> None:
+    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
 
 
 def circuit_figure(circuit: Circuit) -> Figure:

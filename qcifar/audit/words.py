@@ -38,15 +38,13 @@ def _effect(found: dict) -> list[tuple[str, str]]:
             text += "; all at once" if effect["inert_together"] else "; each alone, but not all at once"
         rows.append(("gates without effect", text))
         rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}"))
-        if inert and effect["entanglement_without_inert"] is not None:
-            rows.append(
-                ("entanglement left", f"{effect['entanglement_without_inert']:.3f} (Meyer-Wallach) without them")
-            )
+        left = effect["entanglement_without_inert"]
+        if inert and left is not None:
+            rows.append(("entanglement left", f"{left:.3f} (Meyer-Wallach) without them"))
     if effect["weights"]:
         dead = [str(tuple(place)) for place in effect["inert_weights"]]
-        text = f"{effect['live_weights']} of {effect['weights']}" + (
-            f"; without effect: {_joined(dead)}" if dead else ""
-        )
+        text = f"{effect['live_weights']} of {effect['weights']}"
+        text += f"; without effect: {_joined(dead)}" if dead else ""
         rows.append(("live weights", text))
     rows += [("tolerance", f"{effect['tolerance']:.0e} at {effect['points']} random points")]
     live = [sum(row) for row in effect["weights_of_output"]]
