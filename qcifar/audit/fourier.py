@@ -169,7 +169,7 @@ def _shared(members, shared: bool) -> list[tuple[float, list]]:
         merged = False
         for a, b in itertools.combinations(range(len(found)), 2):
             unit = _common(found[a][0], found[b][0])
-            if unit is None or not (shared or unit == max(found[a][0], found[b][0])):
+            if unit is None or not (shared or unit > 0.999 * max(found[a][0], found[b][0])):
                 continue
             both = (unit, found[a][1] + found[b][1])
             if _points(both) <= _points(found[a]) * _points(found[b]):
@@ -282,9 +282,8 @@ class Features:
     rank: int  # dimension of what the outputs span over random weights
 
     def __str__(self) -> str:
-        each = ["1"] + [
-            f"{f}({self.axes[0].text(m)})" for m in range(1, self.axes[0].degree + 1) for f in ("cos", "sin")
-        ]
+        first = self.axes[0]
+        each = ["1"] + [f"{f}({first.text(m)})" for m in range(1, first.degree + 1) for f in ("cos", "sin")]
         return f"{self.count} products over {len(self.axes)} factors such as ({', '.join(each)})"
 
 
@@ -303,6 +302,8 @@ def features(gates: Gates, live: np.ndarray) -> Features | None:
     one, other = (encoding_of(gates, w) for w in weights)
     if one.symbols != other.symbols or not np.allclose(one.factors, other.factors, rtol=0, atol=1e-9):
         return None  # weights that multiply inputs move the frequencies
+    if any(symbol.startswith("angle") for symbol in one.symbols):
+        return None  # such an angle may hold weights
     axes, factors = axes_of(gates, one, live.any(0))
     sizes = [2 * axis.degree + 1 for axis in axes]
     count = math.prod(sizes)

@@ -109,7 +109,7 @@ class Gates:
         gates, parameters, _ = _listed(tape)
         if [(gate.name, gate.wires) for gate in gates] != [(gate.name, gate.wires) for gate in self.gates]:
             raise Unreadable("which gates there are depends on the values of inputs or weights")
-        columns = [torch.as_tensor(p).to(torch.float64).expand(len(inputs)) for p in parameters]
+        columns = [_tensor(p).double().expand(len(inputs)) for p in parameters]
         return torch.stack(columns, dim=1) if columns else inputs.new_zeros(len(inputs), 0)
 
 
@@ -137,7 +137,7 @@ def _read(circuit: Circuit, dtype: torch.dtype) -> Gates:
     one = None if weights is None else weights[0].requires_grad_()
     tape = circuit.call(inputs.requires_grad_(), one)
     gates, parameters, labels = _listed(tape)
-    rows = [_row(torch.as_tensor(p), inputs, one) for p in parameters]
+    rows = [_row(_tensor(p), inputs, one) for p in parameters]
     by_input, by_weight, constant = (
         torch.stack([row[k] for row in rows]).double() if rows else torch.zeros(0, size, dtype=torch.float64)
         for k, size in enumerate((circuit.n_inputs, circuit.n_weights, 1))
@@ -171,6 +171,11 @@ def points(circuit: Circuit, count: int, seed: int, dtype: torch.dtype = torch.f
     if circuit.weight_shape is None:
         return inputs.to(dtype), None
     return inputs.to(dtype), (weights if spread else weights[:1].expand(count, -1)).to(dtype)
+
+
+def _tensor(parameter) -> torch.Tensor:
+    """A gate's parameter; one that is a plain number is not rounded to single precision."""
+    return parameter if isinstance(parameter, torch.Tensor) else torch.as_tensor(parameter, dtype=torch.float64)
 
 
 def _row(value: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor | None):
