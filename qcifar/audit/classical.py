@@ -84,13 +84,13 @@ def audit_inputs(
     if circuit.weight_shape is not None:
         z = torch.from_numpy(generator.standard_normal((rows, circuit.n_inputs)))
         return f"{rows} times pi tanh(z), z standard normal", torch.pi * torch.tanh(z)
-    name, images = test_images(data_dir)
+    name, images = image_set(data_dir)
     chosen = images[torch.from_numpy(generator.permutation(len(images))[:rows])]
     return f"cell angles of {len(chosen)} {name} images", input_angles(chosen, circuit.n_inputs, image_size)
 
 
 @functools.lru_cache(maxsize=1)
-def test_images(data_dir: str) -> tuple[str, torch.Tensor]:
+def image_set(data_dir: str) -> tuple[str, torch.Tensor]:
     """Name of the set and its test images (n, 3, 32, 32) uint8: CIFAR-100 if its files lie in `data_dir`."""
     if (Path(data_dir) / CIFAR100.base_folder / "test").is_file():
         try:

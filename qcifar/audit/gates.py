@@ -13,9 +13,10 @@ import torch
 
 from qcifar.compiler.gates import PRIMITIVES
 from qcifar.compiler.record import IGNORED
-from qcifar.errors import describe
+from qcifar.errors import InputError, describe
 
 MAX_QUBITS = 16  # 1 MB for each state
+IMAGES = 7  # while a circuit is read: a number that is hardly a side of its weights
 
 
 class LeftOut(Exception):
@@ -133,7 +134,7 @@ def read_gates(circuit: Circuit) -> Gates:
 
 
 def _read(circuit: Circuit, dtype: torch.dtype) -> Gates:
-    (inputs, weights), *others = (points(circuit, 3, seed, dtype) for seed in range(4))
+    (inputs, weights), *others = (points(circuit, IMAGES, seed, dtype) for seed in range(4))
     one = None if weights is None else weights[0].requires_grad_()
     tape = circuit.call(inputs.requires_grad_(), one)
     gates, parameters, labels = _listed(tape)
@@ -178,9 +179,31 @@ def _tensor(parameter) -> torch.Tensor:
     return parameter if isinstance(parameter, torch.Tensor) else torch.as_tensor(parameter, dtype=torch.float64)
 
 
+def _one_an_image(value: torch.Tensor, images: int) -> bool:
+    return value.ndim == 0 or (value.ndim == 1 and len(value) in (1, images))
+
+
+def refuse_angles_in_rows(circuit: Circuit) -> None:
+    """Raise `InputError` where a gate gets a row of angles for each image: its weights have another shape.
+
+    What else may be wrong with the circuit is not looked at.
+    """
+    inputs, weights = points(circuit, IMAGES, 0)
+    try:
+        _, parameters, _ = _listed(circuit.call(inputs, None if weights is None else weights[0]))
+    except Exception:  # what cannot be read is not refused
+        return
+    for value in map(_tensor, parameters):
+        if not _one_an_image(value, IMAGES):
+            raise InputError(
+                f"the circuit {circuit.name} with weights {circuit.weight_shape}: expected one angle for each of "
+                f"{IMAGES} images in every gate, got a tensor {tuple(value.shape)}"
+            )
+
+
 def _row(value: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor | None):
     """Derivatives of the first image's angle by its inputs and the weights, and its value where these are zero."""
-    if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(inputs))):
+    if not _one_an_image(value, len(inputs)):
         raise Unreadable(f"it has an angle of shape {tuple(value.shape)}")
     first, leaves = value.reshape(-1)[0], [inputs] if weights is None else [inputs, weights]
     found = torch.autograd.grad(first, leaves, retain_graph=True, allow_unused=True) if first.requires_grad else ()

@@ -29,12 +29,11 @@ from qcifar.errors import InputError, describe
 from qcifar.quantum.checks import refuse_other_form
 from qcifar.quantum.layer import circuit_name
 
-from .gates import MAX_QUBITS, Circuit
+from .gates import MAX_QUBITS, Circuit, refuse_angles_in_rows
 
 STANDARD = {"n_qubits": 4, "n_layers": 2, "depth": 1, "circuits": "default"}
 CONSTANTS = {"n_qubits": "N_QUBITS", "n_layers": "N_LAYERS", "depth": "QUANTUM_DEPTH", "circuits": "CIRCUITS"}
-SHAPES = ("L,N,3", "L,N", "L,N,2", "N,3", "N", "L")  # of weights, tried in this order; the first is that of PennyLane's
-# StronglyEntanglingLayers, the second that of BasicEntanglerLayers
+SHAPES = ("L,N", "L,N,2", "L,N,3", "N", "N,2", "N,3", "L")  # of weights, tried in this order
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,7 @@ def _fitting_shape(at: Callable[[str], Circuit], text: str) -> tuple[str, str]:
         circuit = at(shape)
         try:
             refuse_other_form(circuit.function, circuit.n_inputs, circuit.weight_shape)
+            refuse_angles_in_rows(circuit)
         except InputError as error:
             refusals.append(error)
             continue
