@@ -321,7 +321,7 @@ def test_help_of_the_scripts(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs"]
+    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs", "audit_circuits"]
 )
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from qcifar.files import write_whole
 
-from .audit import example, qnode_of
 from .gates import Circuit
 from .measures import BINS, log_haar
+from .parts import example, qnode_of
 
 DRAWN_GATES = 300  # more are no drawing
 COLOUR, GREY = "#1b6ca8", "#999999"

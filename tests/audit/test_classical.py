@@ -11,7 +11,7 @@ from qcifar.audit.classical import audit_inputs, participation_ratio, regression
 from qcifar.errors import InputError
 from qcifar.files import write_npz
 from qcifar.quantum.descriptors import input_angles
-from tests.conftest import DATA_DIR
+from tests.helpers import ROOT
 from tests.helpers.audited import SCRIPTS_CIRCUITS
 
 
@@ -49,7 +49,7 @@ def test_circuits_with_weights_get_angles_as_the_head_makes_them():
 
 
 def test_descriptors_get_cell_angles_of_real_images(real_data):
-    said, angles = audit_inputs(SCRIPTS_CIRCUITS["edge"], "auto", str(DATA_DIR), 28, 50, 42)
+    said, angles = audit_inputs(SCRIPTS_CIRCUITS["edge"], "auto", str(ROOT / "data"), 28, 50, 42)
     assert "50 CIFAR-100 test" in said
     every = input_angles(real_data.test_images, 4, 28)
     assert torch.cdist(angles, every).amin(1).max() < 1e-6

@@ -6,9 +6,9 @@ import pennylane as qml
 import pytest
 import torch
 
-from qcifar.audit.audit import values_by
 from qcifar.audit.effect import cones, forms, inert_gates, meyer_wallach
 from qcifar.audit.gates import points, read_gates
+from qcifar.audit.parts import values_by
 from qcifar.audit.simulate import states
 from tests.helpers.audited import SCRIPTS_CIRCUITS, circuit_of, descriptor, head
 

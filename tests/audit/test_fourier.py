@@ -7,10 +7,10 @@ import pennylane as qml
 import pytest
 import torch
 
-from qcifar.audit.audit import values_by
 from qcifar.audit.effect import cones
 from qcifar.audit.fourier import closed_form, encoding_of, features
 from qcifar.audit.gates import LeftOut, read_gates
+from qcifar.audit.parts import values_by
 from tests.helpers.audited import (
     SCRIPTS_CIRCUITS,
     assert_equal,
