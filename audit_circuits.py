@@ -14,6 +14,8 @@ import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 # isort: split
 from pathlib import Path
 
+import torch
+
 from qcifar.audit import Settings, audit
 from qcifar.audit.plots import text_drawing, write_plots
 from qcifar.audit.source import Sizes, circuits_of
@@ -59,6 +61,7 @@ scripts = ("cifar100_hybrid_Qhead.py:make_circuit", "cifar100_quantum_channels.p
 def main(argv=None):
     cfg = settings_from_constants(globals(), argv, own_rules, arguments)
     set_up_torch("cpu", "fp32")
+    torch.set_num_threads(1)  # small tensors: threads that wait for each other cost more than they save
     here = Path(__file__).resolve().parent
     targets = [cfg.circuit] if cfg.circuit else [str(here / script) for script in scripts]
     sizes = Sizes(cfg.n_qubits, cfg.n_layers, cfg.quantum_depth, cfg.circuits, cfg.weight_shape)

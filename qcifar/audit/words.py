@@ -81,7 +81,8 @@ def _closed_form(found: dict) -> list[tuple[str, str]]:
             continue
         at = " at random weights" if found["weight_shape"] else ""
         long = f"{output['terms_total']} terms{at}, in audit.json"
-        rows.append((name, f"{output['text'] or long}  (error {output['error']:.0e})"))
+        error = "1e-12" if output["error"] < 1e-12 else f"{output['error']:.0e}"
+        rows.append((name, f"{output['text'] or long}  (checked to {error})"))
     rows += [(symbol, f"angle of the gate {gate}") for symbol, gate in closed["symbols"].items()]
     if closed["features"]:
         features = closed["features"]

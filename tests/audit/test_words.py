@@ -46,7 +46,7 @@ def test_numbers_come_with_what_they_rest_on(head):
 
 def test_the_published_texture_circuit_in_words():
     said = dict(rows_of(SCRIPTS_CIRCUITS["published texture"]))
-    assert said["closed form 0"].startswith("-sin(0.7 v0)  (error ")
+    assert said["closed form 0"] == "-sin(0.7 v0)  (checked to 1e-12)"
     assert said["gates without effect"].startswith("10: RX(0), RX(1), ")
     assert said["gates without effect"].endswith("; all at once") and said["two-qubit gates left"] == "0"
     assert said["entanglement left"].startswith("0.000")
