@@ -33,6 +33,7 @@ from qcifar.distributed import (
     world_size,
 )
 from qcifar.errors import InputError, Interrupted
+from qcifar.events import EventFile
 from qcifar.files import read_checkpoint, write_checkpoint, write_csv
 from qcifar.streams import seed_torch
 
@@ -72,8 +73,7 @@ def train_model(
         autocast: context manager around each forward pass.
         checkpoint_minutes: time between checkpoints inside an epoch; 0 means after every step.
         accumulate: micro-batches of equal size that a step's gradient is averaged over.
-        on_epoch_start: called with the epoch's number (from 0) before its first step; when a run resumes
-            inside an epoch, too, and the checkpoint then overwrites what it set.
+        on_epoch_start: called with the epoch's number (from 0) at its start and, resumed, before its state is restored.
         on_epoch_end: called with (epoch, row); may add entries to the row of metrics.csv.
 
     Returns: the model with the weights of the best epoch, and the history, one dict an epoch.
@@ -82,12 +82,13 @@ def train_model(
         InputError: the checkpoint is damaged or of another run; the loss is not finite.
         Interrupted: a signal of `STOPPING` arrived; the state is saved.
     """
-    begin_epoch = on_epoch_start or (lambda epoch: None)
+    begin_epoch, end_epoch = on_epoch_start or (lambda epoch: None), on_epoch_end or (lambda epoch, row: None)
     cores = CoreShare(train_loader.images.device, run.note)
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     run.begin()
     with run.why_it_ended():
         now = resumed(run, stateful, train_loader, begin_epoch, epochs)
+        events = EventFile(run.events_folder, now.history)
 
         def save():
             refuse_divergence(now)  # never over a good checkpoint
@@ -101,8 +102,8 @@ def train_model(
                     train_one_epoch(
                         replicate(model),  # anew each epoch, since a phase may change what learns
                         train_loader, criterion, optimizer, scheduler, now,
-                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast, accumulate=accumulate,
-                        cores=cores, stop=stop, save=save, save_every=60 * checkpoint_minutes,
+                        title=f"{run.mark}epoch {now.epoch + 1}/{epochs}", autocast=autocast,
+                        accumulate=accumulate, cores=cores, stop=stop, save=save, save_every=60 * checkpoint_minutes,
                     )  # fmt: skip
                     share_buffers(model)
                     scores, _, _ = evaluate(model, val_loader, criterion, autocast, f"{run.mark}validation", stop)
@@ -110,9 +111,8 @@ def train_model(
                     save()
                     raise
                 row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
-                if on_epoch_end:
-                    on_epoch_end(now.epoch, row)
-                now = next_epoch(run, model, now, row, SIGN[select_by] * scores[select_by])
+                end_epoch(now.epoch, row)
+                now = next_epoch(run, model, now, row, SIGN[select_by] * scores[select_by], events)
                 save()  # after best.pt: what lies on disk is never ahead of its best model
                 run.log(describe(row, epochs))
                 stop.check()
@@ -120,8 +120,8 @@ def train_model(
     return model, now.history
 
 
-def next_epoch(run, model, now, row, value):
-    """Write metrics.csv, and best.pt where `value` is the best so far; where the run is at the next epoch's start."""
+def next_epoch(run, model, now, row, value, events):
+    """Write metrics.csv and the event, and best.pt where `value` is the best so far; return where the run is then."""
     run.refuse_if_gone()
     best_epoch, best_value = now.best_epoch, now.best_value
     if value > best_value:
@@ -129,6 +129,7 @@ def next_epoch(run, model, now, row, value):
         write_checkpoint(run.best_path, {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity})
     history = [*now.history, row]
     write_csv(run.metrics_path, history)
+    events.add(row)
     return Progress(epoch=now.epoch + 1, history=history, best_epoch=best_epoch, best_value=best_value)
 
 

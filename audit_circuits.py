@@ -52,7 +52,7 @@ own_rules = {  # what constants may be that only this verb has, and their standa
     "IMAGES": own(2000, whole(20)),
     "OUTPUT": own("./runs/audit", text("a folder")),
 }
-arguments = ("circuit", "?", "FILE.py:name; none means the scripts' circuits")
+arguments = (("circuit", "?", "FILE.py:name; none means the scripts' circuits"),)
 
 # Where the scripts make their circuits. They are loaded as anybody's file, not imported.
 scripts = ("cifar100_hybrid_Qhead.py:make_circuit", "cifar100_quantum_channels.py:make_circuits")

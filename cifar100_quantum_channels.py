@@ -30,7 +30,15 @@ from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
 from qcifar.quantum.checks import circuit_fingerprint
-from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, chunk_size, refuse_small_image
+from qcifar.quantum.descriptors import (
+    PREPROCESSING,
+    QuantumMaps,
+    cached_descriptors,
+    chunk_size,
+    input_angles,
+    refuse_small_image,
+    run_circuit,
+)
 from qcifar.quantum.runner import make_runner, runs_on
 
 # run
@@ -191,6 +199,13 @@ def quantum_maps(cfg, parts, qnodes, fingerprints, name):
     return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
 
 
+def quantum_maps_of(cfg, qnodes, images):
+    """The two maps of images (n, 3, 32, 32) that belong to no part; their descriptors are not cached."""
+    angles = input_angles(images, cfg.n_qubits, cfg.quantum_image_size)
+    descriptors = [run_circuit(qnode, angles, "descriptors").float().to(images.device) for qnode in qnodes]
+    return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
+
+
 def prepare(cfg):
     """Everything that is trained and tested, as the constants say."""
     refuse_small_image(cfg.n_qubits, cfg.quantum_image_size)
@@ -217,6 +232,7 @@ def prepare(cfg):
     return Prepared(
         run, parts, model, train_loader, val_loader, test_loader, criterion, optimizer, scheduler,
         autocast(device, precision),
+        extra_channels=functools.partial(quantum_maps_of, cfg, qnodes),
         facts=lambda: {"control": "quantum", "params_quantum": 0, "quantum_device": runs_on(*qnodes)},
     )  # fmt: skip
 

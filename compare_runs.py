@@ -95,7 +95,7 @@ def table(results: list[dict]) -> str:
 
 def main(argv=None):
     folders = ("folders", "*", "run directories, experiments or runs; none means RUN_DIR")
-    cfg = settings_from_constants(globals(), argv, arguments=folders)
+    cfg = settings_from_constants(globals(), argv, arguments=(folders,))
     tops = [Path(folder) for folder in cfg.folders or [cfg.run_dir]]
     results, left_out = find_runs(tops)
     for line in left_out:

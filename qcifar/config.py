@@ -196,7 +196,7 @@ def settings_from_constants(
     module_globals: dict[str, Any],
     argv: list[str] | None = None,
     own_rules: dict[str, Rule] | None = None,
-    arguments: tuple[str, str, str] | None = None,
+    arguments: tuple[tuple[str, str | None, str], ...] = (),
 ) -> argparse.Namespace:
     """Turn a script's constants into settings, changed by the flags in `argv`.
 
@@ -204,10 +204,11 @@ def settings_from_constants(
         module_globals: `globals()` of the script; it is read, never written.
         argv: the command line without the program's name; None takes that of this process.
         own_rules: rules of the constants that the script has beside those in `RULES`.
-        arguments: of a verb that takes something without a flag: name, how many ("?", "*" or "+") and help.
+        arguments: of a verb that takes something without a flag, in order: name, how many (None for one, or "?",
+            "*", "+") and help.
 
     Returns:
-        Namespace with one lowercase attribute for each constant: `EPOCHS` -> `.epochs`; and `arguments`' name.
+        Namespace with one lowercase attribute for each constant: `EPOCHS` -> `.epochs`; and one for each argument.
 
     Raises:
         InputError: an unknown flag, a wrong type, a value that its rule does not accept.
@@ -240,9 +241,8 @@ def settings_from_constants(
         )
         described = f"{comment} (default {default})".strip().replace("%", "%%")
         parser.add_argument(flag(name), dest=name.lower(), default=default, help=described, **kind)
-    if arguments:
-        name, count, meaning = arguments
-        parser.add_argument(name, nargs=count, help=meaning)
+    for name, count, meaning in arguments:
+        parser.add_argument(name, nargs=count, help=meaning.replace("%", "%%"))
     settings = parser.parse_args(argv)
     for name in constants:
         check(name, getattr(settings, name.lower()), rules[name])

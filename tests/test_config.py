@@ -311,6 +311,21 @@ def test_help_shows_docstring_flags_comments_and_defaults(tmp_path, capsys):
     assert "--resume, --no-resume go on (default True)" in shown
 
 
+def test_arguments_without_a_flag(tmp_path, capsys):
+    content = script_with(tmp_path, "EPOCHS = 3  # passes")
+    arguments = (("run", None, "a run's folder"), ("image", None, "100 % of it"))
+    for given in (["a", "b", "--epochs", "4"], ["a", "--epochs", "4", "b"], ["--epochs", "4", "a", "b"]):
+        settings = settings_from_constants(content, given, arguments=arguments)
+        assert vars(settings) == {"epochs": 4, "run": "a", "image": "b"}
+    several = (arguments[0], ("images", "*", "all of them"))
+    assert settings_from_constants(content, ["a", "b", "c"], arguments=several).images == ["b", "c"]
+    with pytest.raises(InputError, match="required: run"):
+        settings_from_constants(content, [], arguments=arguments)
+    with pytest.raises(SystemExit):
+        settings_from_constants(content, ["--help"], arguments=arguments)
+    assert "100 % of it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", MODULES)
 def test_help_of_the_scripts(script, capsys):
     with pytest.raises(SystemExit):
@@ -321,7 +336,15 @@ def test_help_of_the_scripts(script, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["benchmarks.training", "benchmarks.quantum", "benchmarks.profile_step", "compare_runs", "audit_circuits"]
+    "name",
+    [
+        "benchmarks.training",
+        "benchmarks.quantum",
+        "benchmarks.profile_step",
+        "compare_runs",
+        "predict",
+        "audit_circuits",
+    ],
 )
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)

@@ -192,14 +192,16 @@ def test_run_folder_contract(name, calm):
     expected = {
         "config.json", "metrics.csv", "result.json", "predictions.npz", "last.pt", "best.pt", "log.txt", ".lock",
     }  # fmt: skip
-    assert {path.name for path in folder.iterdir()} == expected
+    assert {path.name for path in folder.iterdir()} - {"tensorboard"} == expected
     assert result == json.loads((folder / "result.json").read_text())
     keys = (
         "experiment control dataset seed epochs best_epoch val_top1 test_top1 test_top5 params_total params_quantum "
         "train_seconds images_per_second alpha quantum_device"
     )
     assert set(keys.split()) <= result.keys()
-    assert result["params_quantum"] == (24 if name == "head" else 0)
+    assert result["params_quantum"] == {"baseline": None, "channels": 0, "head": 24}[name]
+    assert result["control"] == (None if name == "baseline" else "quantum")
+    assert result["branch_on"] == (True if name == "head" else None)
     with np.load(folder / "predictions.npz") as file:
         assert file["logits"].shape == (40, 100) and file["logits"].dtype == np.float32
         assert np.mean(file["logits"].argmax(1) == file["label"]) == result["test_top1"]

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from qcifar import distributed
 from qcifar.config import Rule, as_constants, flag, variant_of
 from qcifar.errors import InputError, Interrupted, describe
+from qcifar.events import delete_event_files
 from qcifar.experiment.code import own_code
 from qcifar.experiment.identity import (
     CODE,
@@ -44,6 +45,7 @@ class Run:
         self.config_path, self.metrics_path = folder / "config.json", folder / "metrics.csv"
         self.result_path, self.predictions_path = folder / "result.json", folder / "predictions.npz"
         self.last_path, self.best_path, self.log_path = folder / "last.pt", folder / "best.pt", folder / "log.txt"
+        self.events_folder = folder / "tensorboard"
         self.dataset = self.identity["DATASET"]
         self.mark = "SYNTHETIC DATA  " if self.dataset == "synthetic" else ""  # goes before every number shown
 
@@ -101,12 +103,13 @@ class Run:
             self.predictions_path,
             self.log_path,
         ]
-        for path in (*paths, self.config_path):
+        for path in (*paths, self.config_path, self.events_folder):
             if path.is_symlink():
                 raise InputError(f"{path} is a link; delete it: a run writes into its own folder only")
         if not self.resume and distributed.rank() == 0:
             for path in paths:
                 path.unlink(missing_ok=True)
+            delete_event_files(self.events_folder)
         if distributed.rank() == 0:
             for leftover in self.folder.glob("*.partial"):  # of a process that was killed while writing
                 leftover.unlink(missing_ok=True)

@@ -54,6 +54,8 @@ class Prepared:
     autocast: torch.autocast
     on_epoch_start: Callable[[int], None] | None = None  # see `DLfunctions.train_model`
     on_epoch_end: Callable[[int, dict], None] | None = None
+    # (n, 3, 32, 32) uint8 -> their further input channels: for images that are in none of the parts
+    extra_channels: Callable[[torch.Tensor], ExtraChannels] | None = None
     facts: Callable[[], dict] = dict  # the experiment's own entries of result.json, asked for after training
 
 

@@ -159,7 +159,7 @@ def test_files_of_the_wrong_form_are_named_in_one_line(file, content, expected, 
     assert "\n" not in str(caught.value) and (folder / file).read_text() == content
 
 
-@pytest.mark.parametrize("name", ["log.txt", "last.pt", "config.json"])
+@pytest.mark.parametrize("name", ["log.txt", "last.pt", "config.json", "tensorboard"])
 def test_a_link_is_not_followed_out_of_the_folder(name, tmp_path):
     folder, outside = folder_of("baseline", tmp_path, *SHORT), tmp_path / "outside.txt"
     folder.mkdir(parents=True)

@@ -1,0 +1,1 @@
+"""What finished runs say: pairs, statistics, verdicts, the report."""
