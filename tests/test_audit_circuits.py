@@ -1,6 +1,7 @@
 """`audit_circuits.py` as a user runs it: the scripts' circuits, a stranger's, bad input, time."""
 
 import json
+import re
 import time
 
 import pytest
@@ -40,6 +41,20 @@ def test_the_scripts_circuits_with_their_constants(tmp_path, capsys):
         assert (found["name"], found["left_out"]) == (name, [])
         table = (tmp_path / name / "audit.txt").read_text()
         assert table in shown and table.startswith(f"{name}\n===")
+
+
+def test_the_page_has_what_is_printed_and_commands_that_work(real_data, tmp_path, capsys):
+    """All but times."""
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for command, block in zip(([], ["--circuits", "published"]), blocks[:2], strict=True):
+        audit_circuits.main([*command, "--output", str(tmp_path), "--data-dir", str(ROOT / "data")])
+        shown = capsys.readouterr().out.splitlines()
+        assert [line for line in block.splitlines() if "microseconds" not in line and line not in shown] == []
+    commands = re.findall(r"python audit_circuits\.py([^#\n`]*)", page)
+    assert len(commands) >= 4
+    for command in commands:
+        check_command_line(ROOT / "audit_circuits.py", command.split())
 
 
 def test_the_published_circuits(tmp_path, capsys):

@@ -345,7 +345,7 @@ def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str
         first += f"; {cone.live_weights} of {circuit.n_weights} weights live"
         found = fourier.features(gates, cone.angles.numpy())
         if found is not None:
-            return [first, f"a linear map of {found}, of which {found.rank} are reached", last]
+            return [first, f"a linear map of {found}, in {found.rank} of these dimensions", last]
     else:
         try:
             encoding = fourier.encoding_of(gates, None)

@@ -86,7 +86,7 @@ def _closed_form(found: dict) -> list[tuple[str, str]]:
     rows += [(symbol, f"angle of the gate {gate}") for symbol, gate in closed["symbols"].items()]
     if closed["features"]:
         features = closed["features"]
-        rows.append(("linear map of", f"{features['text']}; {features['rank']} of them are reached"))
+        rows.append(("linear map of", f"{features['text']}; the outputs span {features['rank']} of these dimensions"))
     return rows
 
 

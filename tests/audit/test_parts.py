@@ -186,7 +186,7 @@ FIRST = {
     "published edge": "published_edge_circuit: 4 qubits, 16 gates, 4 on several qubits, 4 of them without effect",
 }
 SECOND = {
-    "head": "a linear map of 81 products over 4 factors such as (1, cos(v0), sin(v0)), of which 56 are reached",
+    "head": "a linear map of 81 products over 4 factors such as (1, cos(v0), sin(v0)), in 56 of these dimensions",
     "edge": "output 0 of 4 is exactly cos(0.5 v0) cos(v1) cos(v2) cos(v3) - sin(v0) sin(0.5 v0) sin(v1) cos(0.5 v1)",
     "published texture": "exactly -sin(0.7 v0); -sin(0.7 v1); -sin(0.7 v2); -sin(0.7 v3)",
 }
