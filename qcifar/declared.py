@@ -18,12 +18,14 @@ class ScriptText:
     Attributes:
         content: what `settings_from_constants` takes for the script's globals: `__file__`, `__doc__`, constants.
         own_rules: of the constants that the script has beside the recipe's.
+        arguments: of a verb, see `settings_from_constants`.
         experiment: name of its folder in RUN_DIR, from its call of `open_run`; None where that is no literal.
         early: whether it imports `qcifar.flags`, which checks its flags before torch is loaded.
     """
 
     content: dict[str, Any]
     own_rules: dict[str, Rule]
+    arguments: tuple
     experiment: str | None
     early: bool
 
@@ -38,7 +40,7 @@ class ScriptText:
 
     def settings(self, argv: list[str]) -> argparse.Namespace:
         """What the script's `main` would make of `argv`. Raises `InputError` for what it would refuse."""
-        return settings_from_constants(self.content, argv, self.own_rules)
+        return settings_from_constants(self.content, argv, self.own_rules, self.arguments)
 
 
 def read_script(path: Path) -> ScriptText:
@@ -58,7 +60,7 @@ def read_script(path: Path) -> ScriptText:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             known = vars(config) if name == "own_rules" else {"__builtins__": {}}
-            if name != "own_rules" and not name.isupper():
+            if name not in ("own_rules", "arguments") and not name.isupper():
                 continue
             try:
                 content[name] = eval(compile(ast.Expression(node.value), path, "eval"), dict(known))
@@ -66,11 +68,11 @@ def read_script(path: Path) -> ScriptText:
                 raise InputError(
                     f"{path.name}: {name} in line {node.lineno} is no plain literal; it can be read only by running it"
                 ) from None
-    rules = content.pop("own_rules")
+    rules, arguments = content.pop("own_rules"), content.pop("arguments", ())
     if rules is None:
         raise InputError(f"{path.name} is no experiment: it has no own_rules (docs/extending.md shows one)")
     early = any(isinstance(node, ast.Import) and node.names[0].name == "qcifar.flags" for node in tree.body)
-    return ScriptText(content, rules, _experiment_of(tree), early)
+    return ScriptText(content, rules, arguments, _experiment_of(tree), early)
 
 
 def _experiment_of(tree: ast.Module) -> str | None:

@@ -1,8 +1,8 @@
 """A wrong flag is refused before torch is loaded: `import qcifar.flags` is the first import of an experiment.
 
 It does something only in such a script that was started as a program, not where a verb imports one: it reads the
-constants and their rules from the script's text and checks the command line. What it cannot read there is left to
-`main`, which checks everything again.
+constants and their rules (and a verb's `arguments`) from the script's text and checks the command line. What it cannot
+read there is left to `main`, which checks everything again.
 """
 
 import sys

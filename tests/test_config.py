@@ -347,6 +347,7 @@ def test_help_of_the_scripts(script, capsys):
         "benchmarks.quantum",
         "benchmarks.profile_step",
         "benchmarks.simulate_statistics",
+        "audit_circuits",
         "compare_runs",
         "export_head",
         "predict",

@@ -1,0 +1,83 @@
+"""What a circuit can and cannot do, before anything is trained.
+
+    python audit_circuits.py                                        # the scripts' circuits with their constants
+    python audit_circuits.py --circuits published                   # the published descriptor circuits
+    python audit_circuits.py my_circuits.py:ansatz --n-qubits 4     # any PennyLane function of (angles[, weights])
+
+Prints a table for each circuit: gates and weights without effect, which output depends on what, exact closed forms,
+expressibility, entangling capability, gradient variance, what it takes to simulate it, and how classical the map is
+on real images. Writes runs/audit/<circuit>/ with audit.txt, audit.json and plots. docs/audit.md explains each line.
+"""
+
+import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
+
+# isort: split
+from pathlib import Path
+
+import torch
+
+from qcifar.audit import Settings, audit
+from qcifar.audit.plots import text_drawing, write_plots
+from qcifar.audit.source import Sizes, circuits_of
+from qcifar.audit.words import as_text
+from qcifar.config import one_of, own, settings_from_constants, text, whole
+from qcifar.device import set_up_torch
+from qcifar.errors import run_script
+from qcifar.files import write_json, write_whole
+
+SEED = 42  # of the images and, for the regressions, of the weights
+DATA_DIR = "./data"  # holds cifar-100-python/; without it, the synthetic images are taken
+N_QUBITS = 0  # inputs of the circuit; 0 = as the file says, or 4
+N_LAYERS = 0  # of a circuit that takes n_layers or weights; 0 = as the file says, or 2
+QUANTUM_DEPTH = 0  # of a circuit that takes depth; 0 = as the file says, or 1
+CIRCUITS = "file"  # file (as it says), default or published: of the descriptor circuits
+WEIGHT_SHAPE = "auto"  # such as 2,4,3; auto tries the usual ones
+QUANTUM_IMAGE_SIZE = 28  # side of the grey image whose cells are averaged, pixels
+ANGLES = "auto"  # inputs of the regressions: auto (images, or random features) or an npz with inputs (rows, N)
+PAIRS = 5000  # of random states, for expressibility
+GRADIENT_SAMPLES = 200  # random points for each gradient variance
+IMAGES = 2000  # rows of the regressions
+OUTPUT = "./runs/audit"  # a folder for each circuit is made there
+
+own_rules = {  # what constants may be that only this verb has, and their standard values
+    "N_QUBITS": own(0, whole(0, 16)),
+    "N_LAYERS": own(0, whole(0, 1000)),
+    "QUANTUM_DEPTH": own(0, whole(0, 1000)),
+    "CIRCUITS": own("file", one_of("file", "default", "published")),
+    "WEIGHT_SHAPE": own("auto", text("auto or a shape such as 2,4,3")),
+    "QUANTUM_IMAGE_SIZE": own(28, whole(2, 1024)),
+    "ANGLES": own("auto", text("auto or the path of an npz with inputs (rows, N)")),
+    "PAIRS": own(5000, whole(100)),
+    "GRADIENT_SAMPLES": own(200, whole(10)),
+    "IMAGES": own(2000, whole(20)),
+    "OUTPUT": own("./runs/audit", text("a folder")),
+}
+arguments = (("circuit", "?", "FILE.py:name; none means the scripts' circuits"),)
+
+# Where the scripts make their circuits. They are loaded as anybody's file, not imported.
+scripts = ("cifar100_hybrid_Qhead.py:make_circuit", "cifar100_quantum_channels.py:make_circuits")
+
+
+def main(argv=None):
+    cfg = settings_from_constants(globals(), argv, own_rules, arguments)
+    set_up_torch("cpu", "fp32")
+    torch.set_num_threads(1)  # small tensors: threads that wait for each other cost more than they save
+    here = Path(__file__).resolve().parent
+    targets = [cfg.circuit] if cfg.circuit else [str(here / script) for script in scripts]
+    sizes = Sizes(cfg.n_qubits, cfg.n_layers, cfg.quantum_depth, cfg.circuits, cfg.weight_shape)
+    settings = Settings(
+        cfg.pairs, cfg.gradient_samples, rows=cfg.images, angles=cfg.angles, data_dir=cfg.data_dir,
+        image_size=cfg.quantum_image_size, seed=cfg.seed,
+    )  # fmt: skip
+    for circuit in [circuit for target in targets for circuit in circuits_of(target, sizes)]:
+        found, folder = audit(circuit, settings), Path(cfg.output) / circuit.name
+        table = as_text(found, text_drawing(circuit))
+        print(f"{table}\n")
+        write_json(folder / "audit.json", found)
+        write_whole(folder / "audit.txt", lambda file, written=table: file.write(f"{written}\n".encode()))
+        write_plots(folder, circuit, found)
+        print(f"{folder}/ has this as audit.txt and audit.json, and plots\n")
+
+
+if __name__ == "__main__":
+    run_script(main)
