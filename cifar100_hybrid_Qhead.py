@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from DLfunctions import evaluate, train_model
+from qcifar.audit import three_lines
 from qcifar.config import one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
@@ -260,6 +261,9 @@ def with_branch(it, cfg, circuit, weight_shape):
     quantum = layer if isinstance(layer, QuantumLayer) else None
     if quantum is not None:
         check_layer(quantum, cfg.n_qubits, device, it.run.note)
+        shown = controls.without_entanglers(circuit) if cfg.control == "product" else circuit
+        for line in three_lines(shown, cfg.n_qubits, weight_shape):  # audit_circuits.py says more
+            it.run.note(line)
     twin = None
     if cfg.control != "quantum":
         learning = sum(weight.numel() for weight in layer.parameters()) if layer is not None else 0

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from DLfunctions import evaluate, train_model
+from qcifar.audit import three_lines
 from qcifar.config import SWITCH, one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
@@ -114,6 +115,8 @@ own_rules = {  # what constants may be that only this experiment has, and their 
     "CIRCUIT_SEED": own(0, whole(0, 2**32 - 1)),
     "PLANT": own(0.05, real(0, 1, open_low=True)),
 }
+
+with_circuits = ("quantum", "product", "shuffled", "noise", "constant")  # values of CONTROL that run the circuits
 
 
 def edge_circuit(angles, n_qubits, depth):
@@ -271,6 +274,9 @@ def prepare(cfg):
     qnodes = [
         make_runner(circuit, cfg.quantum_device, cfg.n_qubits, images=chunk_size(cfg.n_qubits)) for circuit in circuits
     ]
+    for circuit in circuits if cfg.control in with_circuits else ():
+        for line in three_lines(circuit, cfg.n_qubits):  # audit_circuits.py says more
+            run.note(line)
     quantum = functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints)
     maps = functools.partial(make_maps, cfg, parts, quantum) if cfg.control != "jitter" else None
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
@@ -284,13 +290,12 @@ def prepare(cfg):
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)
     scheduler = make_schedule(optimizer, cfg.max_lr, cfg.epochs * len(train_loader))
-    ran = cfg.control in ("quantum", "product", "shuffled", "noise", "constant")
 
     def facts(logits):
         return {
             "control": cfg.control,
             "params_quantum": 0,
-            "quantum_device": runs_on(*qnodes) if ran else None,
+            "quantum_device": runs_on(*qnodes) if cfg.control in with_circuits else None,
             "dependence": maps and maps_dependence(model, test_loader, mixed, logits, cfg.seed),
         }
 

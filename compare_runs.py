@@ -10,22 +10,29 @@ and figures/. docs/statistics.md says how a verdict is made. Exit status: 0 if e
 a plan: every comparison) is decided, 3 if some are undecided, 2 for bad input.
 """
 
+import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from qcifar.audit.plots import circuit_figure
+from qcifar.audit.source import Sizes, circuits_of
 from qcifar.comparison.page import write_report
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
 from qcifar.comparison.plan import describe_plan, planned_only, read_plans
-from qcifar.comparison.runs import BASELINE, FinishedRun, Report, find_runs
+from qcifar.comparison.runs import BASELINE, Circuit, FinishedRun, Report, find_runs
 from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
 from qcifar.data.cifar import load_dataset
 from qcifar.errors import InputError, run_script
+from qcifar.experiment.code import ROOT
+from qcifar.experiment.finished import experiments_of
 from qcifar.experiment.identity import git_commit
 from qcifar.files import write_json, write_whole
+from qcifar.quantum.checks import circuit_fingerprint
 
 RUN_DIR = "./runs"  # where the run folders lie, if no folder is given
 AGAINST = BASELINE  # what the others are compared with: "experiment" or "experiment variant"
@@ -43,6 +50,7 @@ own_rules = {
     "REPORT": own(True, SWITCH),
 }
 shown_at_most = 20  # of the runs that are left out
+circuits_looked_at = 8  # experiments and variants whose circuits are drawn, if they differ
 
 
 def main(argv=None) -> int:
@@ -125,12 +133,34 @@ def test_images(pairs: list[Paired], data_dir: Path) -> dict[str, np.ndarray]:
     }
 
 
+def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
+    """The circuits of the runs as their scripts have them now, unless they were edited since; the first few."""
+    found: dict[str, Circuit] = {}
+    for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
+        script = next((path for path in sorted(ROOT.glob("*.py")) if run.experiment in experiments_of(path)), None)
+        constants, makers = run.config["constants"], ("make_circuit", "make_circuits")
+        if script is None or not run.config["identity"].get("circuits"):
+            continue
+        sizes = Sizes(*(constants.get(name, 0) for name in ("N_QUBITS", "N_LAYERS", "QUANTUM_DEPTH")))
+        sizes = replace(sizes, circuits=constants.get("CIRCUITS", "file"))
+        for maker in makers:
+            with contextlib.suppress(InputError):  # a script of somebody's own may have none
+                for circuit in circuits_of(f"{script}:{maker}", sizes):
+                    n, weights = circuit.n_inputs, circuit.weight_shape
+                    shapes = ((1, n),) if weights is None else ((2, n), weights)
+                    title = f"{circuit.name}, {n} qubits" + ("" if weights is None else f", weights {weights}")
+                    known = circuit_fingerprint(circuit.function, *shapes) in run.config["identity"]["circuits"]
+                    if known and title not in found:
+                        found[title] = Circuit(title, circuit_figure(circuit))
+    return tuple(found.values())
+
+
 def write_all(summary: dict, pairs: list[Paired], folder: Path, images: dict[str, np.ndarray]) -> None:
     """summary.json, summary.csv, and the page with its figures and summary.tex."""
     write_json(folder / "summary.json", summary)
     write_whole(folder / "summary.csv", lambda file: file.write(csv_of(summary["comparisons"]).encode()))
     groups = list({id(group): group for pair in pairs for group in (pair.base, pair.group)}.values())
-    write_report(Report(summary, tuple(groups), images), folder)
+    write_report(Report(summary, tuple(groups), images, drawn_circuits(pairs)), folder)
 
 
 if __name__ == "__main__":
