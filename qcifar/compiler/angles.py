@@ -57,16 +57,17 @@ def holds_precision(graph) -> bool:
     )
 
 
-def jacobian(graph, probes, captured, wanted):
+def jacobian(graph, probes, captured, wanted, other_sizes):
     """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact.
 
-    None for those not wanted, and for those that turn out not to be linear at the probes.
+    None for those not wanted, and for those that turn out not to be linear at the probes or, since they follow from
+    the size of the batch, at probes of another one.
     """
     zeros = [torch.zeros_like(probe).requires_grad_() for probe in probes]
     values = graph(*zeros, *captured)
-    there = graph(*(probe.detach() for probe in probes), *captured)
+    there, elsewhere = graph(*probes, *captured), graph(*other_sizes, *captured)
     rows = []
-    for value, at_probes, yes in zip(values, there, wanted, strict=True):
+    for value, at_probes, at_others, yes in zip(values, there, elsewhere, wanted, strict=True):
         if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(probes[0]))):
             raise NotCompilable(f"an angle of shape {tuple(value.shape)}")
         if not yes:
@@ -80,7 +81,8 @@ def jacobian(graph, probes, captured, wanted):
         filled = [torch.zeros_like(z) if g is None else g for g, z in zip(gradients, zeros, strict=True)]
         weights = filled[1].flatten().numpy() if len(filled) > 1 else np.zeros(0)
         row = filled[0][0].numpy(), weights, first.item()
-        rows.append(row if _reproduces(row, probes, at_probes) else None)
+        right = _reproduces(row, probes, at_probes) and _reproduces(row, other_sizes, at_others)
+        rows.append(row if right else None)
     return rows
 
 

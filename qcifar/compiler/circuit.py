@@ -89,7 +89,9 @@ class CompiledCircuit(Constants):
         outputs = graph.graph.find_nodes(op="output")[0]
         nodes = list(outputs.args[0])
         self._is_batch = [node in batch for node in nodes]
-        self._linear_rows = jacobian(graph, probes, recording.captured, [node in linear for node in nodes])
+        self._linear_rows = jacobian(
+            graph, probes, recording.captured, [node in linear for node in nodes], recording.other_sizes
+        )
         self._is_linear = [row is not None for row in self._linear_rows]
         others = [k for k, yes in enumerate(self._is_linear) if not yes]
         self._other_place = {number: place for place, number in enumerate(others)}
