@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from .ir import NotCompilable
+from .watch import Outside
 
 _SIZE = torch.ops.aten.sym_size.int  # see `batch.py`
 _STRUCTURAL = {"select", "slice", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "permute", "transpose",
@@ -79,8 +81,8 @@ def jacobian(graph, probes, captured, wanted, other_sizes):
         else:
             gradients = [None] * len(zeros)
         filled = [torch.zeros_like(z) if g is None else g for g, z in zip(gradients, zeros, strict=True)]
-        weights = filled[1].flatten().numpy() if len(filled) > 1 else np.zeros(0)
-        row = filled[0][0].numpy(), weights, first.item()
+        weights = filled[1].flatten().cpu().numpy() if len(filled) > 1 else np.zeros(0)
+        row = filled[0][0].cpu().numpy(), weights, first.item()
         right = _reproduces(row, probes, at_probes) and _reproduces(row, other_sizes, at_others)
         rows.append(row if right else None)
     return rows
@@ -89,7 +91,26 @@ def jacobian(graph, probes, captured, wanted, other_sizes):
 def _reproduces(row, probes, value) -> bool:
     """Whether a row of `jacobian` gives a parameter's value at the first of the probes."""
     by_input, by_weights, offset = row
-    predicted = offset + by_input @ probes[0][0].numpy()
+    predicted = offset + by_input @ probes[0][0].cpu().numpy()
     if len(probes) > 1:
-        predicted += by_weights @ probes[1].flatten().numpy()
+        predicted += by_weights @ probes[1].flatten().cpu().numpy()
     return abs(predicted - value.reshape(-1)[0].item()) <= 1e3 * torch.finfo(value.dtype).eps * (1 + abs(predicted))
+
+
+class Replay(nn.Module):
+    """A graph of angles, whose constants move with the module but keep their type: they are the function's own."""
+
+    def __init__(self, graph):
+        super().__init__()
+        graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
+        self.graph, self.exact = graph, Outside(graph._buffers.items())
+
+    def _apply(self, fn, recurse=True):
+        """Every conversion of a module comes here, also one of a module around this one."""
+        super()._apply(fn, recurse)
+        for name, constant in self.exact:
+            self.graph._buffers[name] = constant.to(self.graph._buffers[name].device)
+        return self
+
+    def forward(self, *arguments):
+        return self.graph(*arguments)
