@@ -30,7 +30,14 @@ from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
 from qcifar.quantum.checks import circuit_fingerprint
-from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, chunk_size, refuse_small_image
+from qcifar.quantum.descriptors import (
+    PREPROCESSING,
+    QuantumMaps,
+    cached_descriptors,
+    chunk_size,
+    note_constant,
+    refuse_small_image,
+)
 from qcifar.quantum.runner import make_runner, runs_on
 
 # run
@@ -170,7 +177,7 @@ def widen_first_conv(net, extra_channels, init):
     net.set_submodule(name, new)
 
 
-def quantum_maps(cfg, parts, qnodes, fingerprints, name):
+def quantum_maps(cfg, parts, qnodes, fingerprints, note, name):
     """The two maps of the images of part `name`, from their cached or newly computed descriptors."""
     part = getattr(parts, name)
     descriptors = []
@@ -187,6 +194,7 @@ def quantum_maps(cfg, parts, qnodes, fingerprints, name):
         }
         folder = Path(cfg.run_dir) / "cifar100_quantum_channels" / "descriptors"
         values = cached_descriptors(folder, name, kind, qnode, part.images, part.index, parameters)
+        note_constant(kind, values, note)
         descriptors.append(values.to(part.images.device))
     return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
 
@@ -205,7 +213,7 @@ def prepare(cfg):
     qnodes = [
         make_runner(circuit, cfg.quantum_device, cfg.n_qubits, images=chunk_size(cfg.n_qubits)) for circuit in circuits
     ]
-    maps = functools.partial(quantum_maps, cfg, parts, qnodes, fingerprints)
+    maps = functools.partial(quantum_maps, cfg, parts, qnodes, fingerprints, run.note)
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)
     widen_first_conv(model, 2, cfg.extra_channel_init)
