@@ -18,7 +18,7 @@ from torch import nn
 from .angles import Replay, classify, holds_precision, jacobian
 from .evolve import Angles, Evolve, Once, Scratch, evolve
 from .ir import Angle, Layer
-from .record import record
+from .record import check_form, record
 from .schedule import gather, schedule
 from .steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
 from .watch import Outside, Recorded, alone
@@ -46,6 +46,7 @@ class CompiledCircuit(Constants):
 
     Raises:
         NotCompilable: naming what only PennyLane can run.
+        TypeError, ValueError: for something else than a quantum function or sizes.
         ValueError: from `forward`, for inputs or weights of another shape.
     """
 
@@ -53,6 +54,7 @@ class CompiledCircuit(Constants):
     @torch.enable_grad()
     def __init__(self, function: Callable, n_inputs: int, weight_shape: tuple[int, ...] | None = None, device="cpu"):
         super().__init__()
+        check_form(function, n_inputs, weight_shape)
         self.n_inputs, self.weight_shape = n_inputs, weight_shape
         self.__name__ = getattr(getattr(function, "func", function), "__name__", "circuit")  # of a partial, too
         self.recorded = Recorded([function])
@@ -275,6 +277,9 @@ class CompiledCircuit(Constants):
 
     def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """inputs (..., n) radians and weights -> expectation values (..., outputs)."""
+        for argument in (inputs, weights):
+            if not isinstance(argument, (torch.Tensor, type(None))):
+                raise TypeError(f"expected tensors, got a {type(argument).__module__}.{type(argument).__name__}")
         if inputs.shape[-1:] != (self.n_inputs,):
             raise ValueError(f"expected inputs (..., {self.n_inputs}), got {tuple(inputs.shape)}")
         given = None if weights is None else tuple(weights.shape)

@@ -52,6 +52,21 @@ def record(function: Callable, probes: tuple[torch.Tensor, ...]) -> Recording:
     )  # fmt: skip
 
 
+def check_form(function, n_inputs, weight_shape) -> None:
+    """Raise TypeError or ValueError, in one line, for what cannot be a circuit's function and sizes."""
+    if isinstance(function, qml.QNode):
+        raise TypeError("expected a quantum function, got a QNode; hand in the function itself, its attribute func")
+    if not callable(function):
+        raise TypeError(f"expected a quantum function, got a {type(function).__name__}")
+    if not hasattr(n_inputs, "__index__") or n_inputs < 1:
+        raise ValueError(f"expected a number of inputs from 1 on, got {n_inputs!r}")
+    whole = isinstance(weight_shape, (tuple, list)) and all(
+        isinstance(size, int) and size >= 0 for size in weight_shape
+    )
+    if weight_shape is not None and not whole:
+        raise ValueError(f"expected the shape of the weights as a tuple, such as (2, 4, 3), got {weight_shape!r}")
+
+
 class Call:
     """One call of the function: its gates, the parameters that these number, its measurements and wires."""
 
@@ -101,6 +116,8 @@ class _Found:
         more = (torch.cat((probes[0], probes[0][:2])), *probes[1:])
         (self.call, graph), (other, twin) = _traced(function, probes), _traced(function, more)
         self.digest = _digest(self.call, graph)
+        if not self.call.measurements:
+            raise NotCompilable("a function that returns no measurement")
         wires = sorted(self.call.wires, key=lambda wire: (str(type(wire)), wire))
         if len(wires) > MAX_QUBITS:
             raise NotCompilable(f"{len(wires)} wires, more than {MAX_QUBITS},")
