@@ -179,7 +179,7 @@ def prepare(cfg):
         on_epoch_end=lambda epoch, row: row.update(alpha=model.alpha.item()),
         facts=lambda: {
             "control": "quantum",
-            "params_quantum": model.circuit.weights.numel(),
+            "params_quantum": sum(p.numel() for p in model.circuit.parameters()),
             "quantum_device": runs_on(runner),
             "alpha": model.alpha.item(),
             "branch_on": model.branch_on,  # False if the best epoch lies in phase A

@@ -259,4 +259,4 @@ def test_a_circuit_that_ignores_its_arguments_is_named(ignored):
     notes = []
     runner = make_runner(circuit, "fast", 4, SHAPE, "backprop")
     check_layer(QuantumLayer(runner, torch.rand(SHAPE)), 4, torch.device("cpu"), notes.append)
-    assert notes == [f"warning: the circuit circuit does not learn: its values do not change with its {ignored}"]
+    assert notes == [f"warning: the circuit circuit does not learn by its {ignored}: no gradient reaches them"]
