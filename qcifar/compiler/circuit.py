@@ -58,6 +58,7 @@ class CompiledCircuit(Constants):
         self.n_inputs, self.weight_shape = n_inputs, weight_shape
         self.__name__ = getattr(getattr(function, "func", function), "__name__", "circuit")  # of a partial, too
         self.recorded = Recorded([function])
+        self.recorded.look()
         shapes = [(3, n_inputs)] + ([tuple(weight_shape)] if weight_shape is not None else [])
         generator = torch.Generator().manual_seed(0)
         probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(device) for shape in shapes)
@@ -317,8 +318,7 @@ class CompiledCircuit(Constants):
 
     def _follow_changes(self) -> None:
         """Compile the function anew if something that it reads has changed, a number of layers for example."""
-        device = self.signs_z.device
-        if not self.recorded.does_something_else(device):
+        if self.recorded.is_unchanged() or not self.recorded.does_something_else(device := self.signs_z.device):
             return
         with alone():
             anew = type(self)(*self.recorded, self.n_inputs, self.weight_shape, device).to(self.signs_z)

@@ -228,8 +228,10 @@ class Recorded(Outside):
     def __init__(self, function=()):
         super().__init__(function)
         self.watch, self.digest, self.probes = None, None, ()
-        for each in self:
-            self.watch = Watch(each)
+
+    def look(self) -> None:
+        """Remember what it reads."""
+        self.watch = Watch(*self)
 
     def keep(self, digest: tuple, probes: tuple[torch.Tensor, ...]) -> None:
         """The function has been recorded, with these probes."""
@@ -237,12 +239,14 @@ class Recorded(Outside):
             raise NotCompilable("a function that changes what it reads")
         self.digest, self.probes = digest, probes
 
+    def is_unchanged(self) -> bool:
+        """Whether a look at what it reads is enough to know that it does the same."""
+        return self.watch.unchanged() if self.watch is not None else not self
+
     def does_something_else(self, device: torch.device) -> bool:
         """Whether the function, called on this device, does something else than when it was recorded."""
         if self.digest is None:  # unpickled
-            return bool(self)
-        if self.watch.unchanged():
-            return False
+            return True
         with alone():
             watch = self.watch if self.watch.unseen else Watch(*self)
             now, _ = digest_of(*self, [probe.to(device) for probe in self.probes])

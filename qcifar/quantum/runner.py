@@ -118,11 +118,11 @@ def _runner(circuit, device_name, n_qubits, weight_shape, diff_method, images) -
     in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
     if pennylane_name == "default.qubit" and (device_name != "fast" or measured or n_qubits > MAX_QUBITS):
         refuse_too_wide(circuit, n_qubits, weight_shape, images, diff_method == "backprop", measured)
+    if device_name == "fast" and weight_shape is not None:
+        refuse_too_deep(circuit, n_qubits, weight_shape, images)
     refuse_mixing(in_pennylane, n_qubits, weight_shape, images)
     if device_name != "fast":
         return by_name()
-    if weight_shape is not None:
-        refuse_too_deep(circuit, n_qubits, weight_shape, images)
     try:
         return _compiled(circuit, n_qubits, weight_shape)
     except NotCompilable as reason:
