@@ -17,7 +17,6 @@ from .ir import NotCompilable
 _ATEN = torch.ops.aten
 READ = "a number or a condition that is read from inputs, weights or a trainable tensor"
 _LEAVES_TORCH = {"numpy", "tolist", "__array__", "__dlpack__"}
-
 _OF_ONE_SHAPE = ("zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty")  # take no values
 
 
@@ -85,9 +84,8 @@ class _Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         given = self.node_of(args), {name: self.node_of(value) for name, value in kwargs.items()}
         result = func(*args, **kwargs)
-        if (
-            func is _ATEN.detach.default and not varies
-        ):  # torch does this to what `zeros_like` makes, which may be filled
+        varies = varies and not func.__name__.startswith(_OF_ONE_SHAPE)
+        if func is _ATEN.detach.default and not varies:  # as in `zeros_like`, whose result may be filled
             self._keep(result, given[0][0], False)
             return result
         # A graph that fills what `lift_fresh` gives would change its own constant.

@@ -162,6 +162,17 @@ def test_a_constant_detached_before_it_is_filled_has_no_gradient():
     assert not torch.autograd.grad(values.sum(), x)[0].any()
 
 
+def test_a_buffer_that_is_filled_has_gradients():
+    def circuit(x):
+        made = torch.zeros_like(x)
+        made[:, 0], made[:, 1] = x[:, 1], 2 * x[:, 0]
+        return read_out(made)
+
+    x = torch.randn(4, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(CompiledCircuit(circuit, 3)(x).sum(), x)
+    torch.testing.assert_close(gradient, torch.stack([-2 * (2 * x[:, 0]).sin(), -x[:, 1].sin(), 0 * x[:, 2]], dim=1))
+
+
 def test_arguments_that_are_changed_in_place_are_not_compiled():
     def circuit(x):
         x *= 2
