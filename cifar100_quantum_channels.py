@@ -40,6 +40,7 @@ from qcifar.quantum.descriptors import (
     cached_descriptors,
     chunk_size,
     input_angles,
+    note_constant,
     refuse_small_image,
     run_circuit,
 )
@@ -203,7 +204,7 @@ def widen_first_conv(net, extra_channels, init):
     net.set_submodule(name, new)
 
 
-def quantum_descriptors(cfg, parts, qnodes, fingerprints, name):
+def quantum_descriptors(cfg, parts, qnodes, fingerprints, note, name):
     """Edge and texture descriptors (n, n_qubits) of the images of part `name`, cached or newly computed."""
     part = getattr(parts, name)
     descriptors = []
@@ -220,6 +221,7 @@ def quantum_descriptors(cfg, parts, qnodes, fingerprints, name):
         }
         folder = Path(cfg.run_dir) / "cifar100_quantum_channels" / "descriptors"
         values = cached_descriptors(folder, name, kind, qnode, part.images, part.index, parameters)
+        note_constant(kind, values, note)
         descriptors.append(values)
     return descriptors
 
@@ -277,7 +279,7 @@ def prepare(cfg):
     for circuit in circuits if cfg.control in with_circuits else ():
         for line in three_lines(circuit, cfg.n_qubits):  # audit_circuits.py says more
             run.note(line)
-    quantum = functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints)
+    quantum = functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints, run.note)
     maps = functools.partial(make_maps, cfg, parts, quantum) if cfg.control != "jitter" else None
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)

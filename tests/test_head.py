@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import DLfunctions
 from cifar100_hybrid_Qhead import Branch, HybridNet, head_circuit, make_circuit
 from qcifar.experiment.models import split_head
 from qcifar.quantum.checks import circuit_fingerprint
@@ -27,7 +28,7 @@ from tests.helpers.circuits import (
     values_and_gradients,
 )
 from tests.helpers.networks import network
-from tests.helpers.scripts import run, stored
+from tests.helpers.scripts import Killed, assert_same, run, stored
 
 PICTURES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
@@ -181,3 +182,37 @@ def test_head_on_pennylane_learns_what_the_compiled_one_does(tmp_path):
     (_, _, rows, logits, _), (_, _, expected_rows, expected, _) = (stored(folder) for _, folder in (fast, pennylane))
     assert rows[0]["train_loss"] == pytest.approx(expected_rows[0]["train_loss"], abs=3e-5)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-4)  # likewise: 2e-3
+
+
+INPUT_SCALING = nn.Parameter(torch.ones(4))
+
+
+def scaled_circuit(angles, weights, n_qubits):
+    """The head's circuit with a trainable scaling at the top of the file."""
+    return head_circuit(angles * INPUT_SCALING, weights, n_qubits)
+
+
+@pytest.mark.parametrize("device", ["fast", "default.qubit"])
+def test_a_parameter_at_the_top_of_the_script_is_trained_stored_and_continued(device, tmp_path, monkeypatch):
+    def start(place, *more):
+        INPUT_SCALING.data.fill_(1.0)  # as in a new process
+        return run("head", tmp_path / place, "--epochs-warmup", "0", "--quantum-device", device, *more)
+
+    def write_then_die(path, content):
+        write_checkpoint(path, content)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    monkeypatch.setattr("cifar100_hybrid_Qhead.head_circuit", scaled_circuit)
+    result, folder = start("whole")
+    whole, moments, *_ = stored(folder)
+    scaling = whole["branch.circuit.outside_0"]
+    assert (scaling - 1).abs().min() > 1e-5 and torch.equal(scaling, INPUT_SCALING.detach())
+    assert (4,) in [tuple(moment.shape) for moment in moments]
+    assert result["params_quantum"] == 24 + 4
+    left, write_checkpoint = [3], DLfunctions.write_checkpoint
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(DLfunctions, "write_checkpoint", write_then_die)
+        start("stopped", "--checkpoint-minutes", "0")
+    assert_same(stored(folder), stored(start("stopped")[1]))

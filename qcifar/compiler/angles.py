@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from .ir import NotCompilable
+from .watch import Outside
 
 _SIZE = torch.ops.aten.sym_size.int  # see `batch.py`
 _STRUCTURAL = {"select", "slice", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "permute", "transpose",
@@ -57,16 +59,17 @@ def holds_precision(graph) -> bool:
     )
 
 
-def jacobian(graph, probes, captured, wanted):
+def jacobian(graph, probes, captured, wanted, other_sizes):
     """For each wanted parameter: (derivative by one image's inputs (n,), by the weights, value at 0), exact.
 
-    None for those not wanted, and for those that turn out not to be linear at the probes.
+    None for those not wanted, and for those that turn out not to be linear at the probes or, since they follow from
+    the size of the batch, at probes of another one.
     """
     zeros = [torch.zeros_like(probe).requires_grad_() for probe in probes]
     values = graph(*zeros, *captured)
-    there = graph(*(probe.detach() for probe in probes), *captured)
+    there, elsewhere = graph(*probes, *captured), graph(*other_sizes, *captured)
     rows = []
-    for value, at_probes, yes in zip(values, there, wanted, strict=True):
+    for value, at_probes, at_others, yes in zip(values, there, elsewhere, wanted, strict=True):
         if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(probes[0]))):
             raise NotCompilable(f"an angle of shape {tuple(value.shape)}")
         if not yes:
@@ -78,16 +81,36 @@ def jacobian(graph, probes, captured, wanted):
         else:
             gradients = [None] * len(zeros)
         filled = [torch.zeros_like(z) if g is None else g for g, z in zip(gradients, zeros, strict=True)]
-        weights = filled[1].flatten().numpy() if len(filled) > 1 else np.zeros(0)
-        row = filled[0][0].numpy(), weights, first.item()
-        rows.append(row if _reproduces(row, probes, at_probes) else None)
+        weights = filled[1].flatten().cpu().numpy() if len(filled) > 1 else np.zeros(0)
+        row = filled[0][0].cpu().numpy(), weights, first.item()
+        right = _reproduces(row, probes, at_probes) and _reproduces(row, other_sizes, at_others)
+        rows.append(row if right else None)
     return rows
 
 
 def _reproduces(row, probes, value) -> bool:
     """Whether a row of `jacobian` gives a parameter's value at the first of the probes."""
     by_input, by_weights, offset = row
-    predicted = offset + by_input @ probes[0][0].numpy()
+    predicted = offset + by_input @ probes[0][0].cpu().numpy()
     if len(probes) > 1:
-        predicted += by_weights @ probes[1].flatten().numpy()
+        predicted += by_weights @ probes[1].flatten().cpu().numpy()
     return abs(predicted - value.reshape(-1)[0].item()) <= 1e3 * torch.finfo(value.dtype).eps * (1 + abs(predicted))
+
+
+class Replay(nn.Module):
+    """A graph of angles, whose constants move with the module but keep their type: they are the function's own."""
+
+    def __init__(self, graph):
+        super().__init__()
+        graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
+        self.graph, self.exact = graph, Outside(graph._buffers.items())
+
+    def _apply(self, fn, recurse=True):
+        """Every conversion of a module comes here, also one of a module around this one."""
+        super()._apply(fn, recurse)
+        for name, constant in self.exact:
+            self.graph._buffers[name] = constant.to(self.graph._buffers[name].device)
+        return self
+
+    def forward(self, *arguments):
+        return self.graph(*arguments)

@@ -9,37 +9,22 @@
   vanish, and permutations before it permute the observable.
 """
 
-import pickle
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
-from .angles import classify, holds_precision, jacobian
+from .angles import Replay, classify, holds_precision, jacobian
 from .evolve import Angles, Evolve, Once, Scratch, evolve
 from .ir import Angle, Layer
-from .record import record
+from .record import check_form, record
 from .schedule import gather, schedule
 from .steps import Circles, Constants, Fused, Kron, MovingPhases, Product, Step, Still, Turn
-from .watch import reads
+from .watch import Outside, Recorded, alone
 
 KRON_QUBITS = 4  # qubits in one Kronecker factor: 16 x 16 matrices
 FUSE_QUBITS = 6  # widest circuit whose still gates become one unitary
-
-
-class Outside(list):
-    """Somebody else's things: a copy of the circuit has the same ones, and they are neither parameters nor state."""
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __reduce__(self):
-        try:
-            pickle.dumps(list(self))
-        except (pickle.PicklingError, AttributeError, TypeError):  # a function defined in another one
-            return Outside, ()
-        return Outside, (list(self),)
 
 
 class CompiledCircuit(Constants):
@@ -48,34 +33,43 @@ class CompiledCircuit(Constants):
     Under autocast its matrix products would be rounded: switch it off around a circuit, as `QuantumLayer` does.
     Trainable tensors that the function takes from outside its arguments (a closure, a module's attribute) are read
     and differentiated at each call; they are not parameters of this module. When something else that it reads there
-    changes, a number of layers for example, it is compiled anew; under `torch.compile` such a change is not seen.
+    changes, a number of layers for example, it is compiled anew. What cannot be watched is named by
+    `recorded.watch.unseen`; the function is then recorded again at each call. `torch.compile` leaves circuits that
+    read something outside as they are.
 
     Args:
         function: quantum function of (inputs (B, n)) or (inputs (B, n), weights) that returns expectation
             values of Pauli words (or sums of them).
         n_inputs: n.
         weight_shape: shape of `weights`, or None where there are none.
+        device: where the function's own tensors are, and so where it is called.
 
     Raises:
         NotCompilable: naming what only PennyLane can run.
+        TypeError, ValueError: for something else than a quantum function or sizes.
         ValueError: from `forward`, for inputs or weights of another shape.
     """
 
     @torch.inference_mode(False)  # compiling differentiates, wherever it is called from
     @torch.enable_grad()
-    def __init__(self, function: Callable, n_inputs: int, weight_shape: tuple[int, ...] | None = None):
+    def __init__(self, function: Callable, n_inputs: int, weight_shape: tuple[int, ...] | None = None, device="cpu"):
         super().__init__()
+        check_form(function, n_inputs, weight_shape)
         self.n_inputs, self.weight_shape = n_inputs, weight_shape
         self.__name__ = getattr(getattr(function, "func", function), "__name__", "circuit")  # of a partial, too
-        self.function, self.read = Outside([function]), reads(function)
+        self.recorded = Recorded([function])
+        self.recorded.look()
         shapes = [(3, n_inputs)] + ([tuple(weight_shape)] if weight_shape is not None else [])
         generator = torch.Generator().manual_seed(0)
-        probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+        probes = tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(device) for shape in shapes)
         recording = record(function, probes)
+        probes = tuple(probe.to(recording.dtype) for probe in probes)
+        self.recorded.keep(recording.digest, probes)
+        self.reads_outside = self.recorded.watch.reads
         self.n, self.rounded, self.traced_in = recording.n_wires, recording.rounded, recording.dtype
         self.layers = schedule(recording)
         self._uses: list[list[Angle]] = []
-        self._read_angles(recording, [probe.to(recording.dtype) for probe in probes])
+        self._read_angles(recording, probes)
         self._fold(recording.observables)
         self.layers = gather(self.layers)
         self._place()
@@ -89,7 +83,9 @@ class CompiledCircuit(Constants):
         outputs = graph.graph.find_nodes(op="output")[0]
         nodes = list(outputs.args[0])
         self._is_batch = [node in batch for node in nodes]
-        self._linear_rows = jacobian(graph, probes, recording.captured, [node in linear for node in nodes])
+        self._linear_rows = jacobian(
+            graph, probes, recording.captured, [node in linear for node in nodes], recording.other_sizes
+        )
         self._is_linear = [row is not None for row in self._linear_rows]
         others = [k for k, yes in enumerate(self._is_linear) if not yes]
         self._other_place = {number: place for place, number in enumerate(others)}
@@ -97,8 +93,7 @@ class CompiledCircuit(Constants):
         outputs.args = ([nodes[k] for k in others],)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
-        self.others = graph if others else None
+        self.others = Replay(graph) if others else None
         self.any_precision = not holds_precision(graph)
         self.captured = Outside(recording.captured if others else [])
 
@@ -283,6 +278,9 @@ class CompiledCircuit(Constants):
 
     def forward(self, inputs: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """inputs (..., n) radians and weights -> expectation values (..., outputs)."""
+        for argument in (inputs, weights):
+            if not isinstance(argument, (torch.Tensor, type(None))):
+                raise TypeError(f"expected tensors, got a {type(argument).__module__}.{type(argument).__name__}")
         if inputs.shape[-1:] != (self.n_inputs,):
             raise ValueError(f"expected inputs (..., {self.n_inputs}), got {tuple(inputs.shape)}")
         given = None if weights is None else tuple(weights.shape)
@@ -294,6 +292,8 @@ class CompiledCircuit(Constants):
             )
         if not torch.compiler.is_compiling():
             self._follow_changes()
+        elif self.reads_outside:
+            return self._uncompiled(inputs, weights)
         elif torch.is_grad_enabled():
             inputs, weights = Once.apply(inputs), None if weights is None else Once.apply(weights)
         dtype = self.signs_z.dtype
@@ -312,12 +312,19 @@ class CompiledCircuit(Constants):
             values = self._measure(state, still, moving).expand(-1, len(flat)).mT
         return values.reshape(*inputs.shape[:-1], self.outputs)
 
+    @torch.compiler.disable
+    def _uncompiled(self, inputs, weights):
+        return self(inputs, weights)
+
     def _follow_changes(self) -> None:
         """Compile the function anew if something that it reads has changed, a number of layers for example."""
-        if not self.function or reads(*self.function) == self.read:
+        if self.recorded.is_unchanged() or not self.recorded.does_something_else(device := self.signs_z.device):
             return
-        anew = type(self)(*self.function, self.n_inputs, self.weight_shape).to(self.signs_z)
+        with alone():
+            anew = type(self)(*self.recorded, self.n_inputs, self.weight_shape, device).to(self.signs_z)
         kept = {"training", *(name for name in vars(self) if name.endswith(("hooks", "hooks_with_kwargs")))}
+        for name in vars(self).keys() - kept:  # also what the new one has in another place, as a module
+            del vars(self)[name]
         vars(self).update({name: value for name, value in vars(anew).items() if name not in kept})
 
     def angles(self, inputs, weights, others) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,3 +57,5 @@ class Recording:
     dtype: torch.dtype  # of the arguments that `angles` takes
     rounded: bool  # whether the function itself computes some of them in less than double precision
     observables: list[list[tuple[float, dict[int, str]]]]  # for each output: [(coefficient, wire -> X, Y or Z)]
+    digest: tuple[tuple, list]  # a value that is equal while the function does the same, and what must live for it
+    other_sizes: list[torch.Tensor]  # arguments with a batch of another size

@@ -2,18 +2,24 @@
 
 import functools
 import hashlib
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pennylane as qml
 import torch
+from torch import nn
 
+from qcifar import distributed
 from qcifar.compiler import CompiledCircuit
+from qcifar.compiler.circuit import FUSE_QUBITS
 from qcifar.device import free_memory
 from qcifar.errors import InputError, describe
 from qcifar.quantum.layer import QuantumLayer, circuit_name, stack_values
 
 INDEXING = "angles are (B, n_qubits), so qubit i takes angles[..., i]"  # what circuits get wrong most
+MANY_ANGLES = 2000  # from here on, compiling takes seconds, which the user is told
 AMPLITUDES = 2**22  # of all states of a batch at once, while a circuit is checked: 64 MB in complex128
 
 
@@ -37,7 +43,7 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
             tape = qml.tape.make_qscript(circuit)(*(probe.float() for probe in probes))
     except Exception as error:
         hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
-        raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {describe(error)}{hint}") from error
+        raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {_told(error)}{hint}") from error
     parts = []
     for op in tape.operations:
         angles = [np.round(_as_array(p), 9).tolist() for p in op.data]
@@ -51,6 +57,17 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
     for number, op in enumerate(op for op in tape.operations if isinstance(op, qml.ops.MidMeasure)):
         text = text.replace(op.meas_uid, f"measurement {number}")  # drawn anew each time
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _told(error: Exception) -> str:
+    """An error of somebody's circuit, with the last line of their own code that led to it."""
+    here = Path(__file__).parents[1]
+    own = [
+        step
+        for step in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in step.filename and here not in Path(step.filename).parents
+    ]
+    return describe(error) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")
 
 
 def _as_array(parameter) -> np.ndarray:
@@ -76,16 +93,78 @@ def refuse_other_form(circuit: Callable, n_qubits: int, weight_shape: tuple[int,
     except Exception as error:
         hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
         raise InputError(
-            f"the circuit {name} on {n_qubits} qubits failed: {describe(error)}; it was called with "
+            f"the circuit {name} on {n_qubits} qubits failed: {_told(error)}; it was called with "
             f"{_shapes(arguments)}{hint}"
         ) from error
     listed = list(returned) if isinstance(returned, (list, tuple)) else [returned]
-    scalar = qml.measurements.ExpectationMP, qml.measurements.VarianceMP
-    allowed = scalar if isinstance(returned, (list, tuple)) else (*scalar, qml.measurements.ProbabilityMP)
-    wrong = next((one for one in listed if not isinstance(one, allowed)), None)
+    wrong = next((one for one in listed if not isinstance(one, qml.measurements.ExpectationMP)), None)
     if wrong is not None or not listed:
         got = "nothing" if not listed or returned is None else f"a {type(wrong).__name__}"
         raise InputError(f"the circuit {name}: expected a list of expectation values, such as {example}, got {got}")
+    for one in listed:
+        bound = _bound(one.obs)
+        if bound is not None and bound > 1 + 1e-6:
+            raise InputError(
+                f"the circuit {name}: expected values from -1 to 1, as of Pauli words, got {one}, which may be "
+                f"{bound:.3g}; divide by that"
+            )
+
+
+def _bound(observable) -> float | None:
+    """Largest magnitude that an expectation value can have, or a bound of it; None if it follows from tensors."""
+    sentence = getattr(observable, "pauli_rep", None)
+    if sentence is None:
+        values = observable.eigvals() if observable is not None and observable.has_matrix else np.zeros(0)
+    else:
+        values = list(sentence.values())
+    if any(isinstance(value, torch.Tensor) for value in values) or not len(values):
+        return None
+    magnitudes = np.abs(np.asarray(values, dtype=np.complex128))
+    return float(magnitudes.max() if sentence is None else magnitudes.sum())
+
+
+def trained_outside(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...]) -> list[nn.Parameter]:
+    """Trainable tensors that `circuit` takes from outside its arguments, in the order of their use.
+
+    Those of a module are left out where the circuit is a method of it: they are that module's.
+
+    Raises:
+        InputError: one of them is no `nn.Parameter`, so that nothing would train it.
+    """
+    with torch.enable_grad():
+        tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
+    found: dict[int, torch.Tensor] = {}
+    for value in tape.get_parameters(trainable_only=False):
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            found |= {id(leaf): leaf for leaf in _leaves(value)}
+    function = circuit
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    own = {id(parameter) for parameter in owner.parameters()} if isinstance(owner, nn.Module) else set()
+    outside = [leaf for place, leaf in found.items() if place not in own]
+    for leaf in outside:
+        if not isinstance(leaf, nn.Parameter):
+            raise InputError(
+                f"the circuit {circuit_name(circuit)} takes a trainable tensor {tuple(leaf.shape)} from outside "
+                f"its arguments; expected an nn.Parameter, which the optimizer gets"
+            )
+    return outside
+
+
+def _leaves(value: torch.Tensor) -> list[torch.Tensor]:
+    """The trainable tensors that a tensor was computed from."""
+    if value.grad_fn is None:
+        return [value]
+    leaves, seen, waiting = [], set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaves += [node.variable] if hasattr(node, "variable") else []
+        waiting += [before for before, _ in reversed(node.next_functions)]
+    return leaves
 
 
 def count_measurements(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None) -> int:
@@ -113,6 +192,42 @@ def refuse_too_wide(
             f"the circuit {circuit_name(circuit)} on {n_qubits} qubits needs {needed / 2**30:.0f} GB on default.qubit "
             f"({what}), {free / 2**30:.0f} GB are free; use fewer qubits or images a step"
         )
+
+
+def refuse_too_deep(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None, images: int) -> None:
+    """Raise `InputError` where a compiled circuit that learns needs more memory than there is; name what takes long.
+
+    It keeps a state of 2^n real and imaginary parts in float32 for each image and each layer of rotations (up to 6
+    qubits fewer), and constants of as many rows for each angle, once in float32 and once in float64.
+    """
+    tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
+    turns, angles = _count_turns(tape.operations)
+    layers = max(turns.values(), default=0) if n_qubits > FUSE_QUBITS else 1
+    needed, free = 2**n_qubits * (8 * images * layers + 12 * angles), free_memory(torch.device("cpu"))
+    name = circuit_name(circuit)
+    if free is not None and needed > free:
+        raise InputError(
+            f"the circuit {name} on {n_qubits} qubits needs {needed / 2**30:.0f} GB compiled ({images} images, "
+            f"{layers} layers of rotations), {free / 2**30:.0f} GB are free; use fewer qubits, layers or images a step"
+        )
+    if angles > MANY_ANGLES:
+        distributed.say(f"{name}: {angles} angles, which take about {angles * 2e-3:.0f} s to compile and to check")
+
+
+def _count_turns(operations) -> tuple[dict, int]:
+    """For each wire how many rotations turn it, and the number of all angles."""
+    turns: dict = {}
+    angles = 0
+    for op in operations:
+        angles += len(op.data)
+        for wire in op.wires if op.data else ():
+            more = 1 if op.has_matrix or not op.has_decomposition else 0
+            turns[wire] = turns.get(wire, 0) + more
+        if not (op.has_matrix or not op.has_decomposition):
+            inner, more = _count_turns(op.decomposition())
+            angles += more - len(op.data)
+            turns |= {wire: turns.get(wire, 0) + count for wire, count in inner.items()}
+    return turns, angles
 
 
 def _count_gates(operations) -> int:
@@ -161,16 +276,21 @@ def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...]
         if not torch.allclose(together[: len(parts)], parts, atol=1e-5, equal_nan=True):
             raise InputError(
                 f"the circuit {name}: an image's values change with the other images of its batch; {INDEXING}; "
-                f"do not average or compare over B"
+                f"nothing may follow from other images or from their number, as by angles.mean(0), if angles[0, 0] > 0 "
+                f"or len(angles)"
             )
 
 
 def compare_with_pennylane(
-    circuit: CompiledCircuit, function: Callable, n_wires: int, tolerance: float = 1e-4, gradients: bool = True
+    circuit: CompiledCircuit, function: Callable, n_wires: int, tolerance: float | None = None, gradients: bool = True
 ) -> float:
     """Largest difference of values (and gradients) from `default.qubit` in float64, on random inputs.
 
     Gradients are of a weighted sum of the values, and count relative to the largest of theirs where that is above 1.
+
+    Args:
+        tolerance: the largest difference that is allowed; by default what rounding explains, see `rounding`.
+        gradients: whether they are compared, too: where they are used.
 
     Raises:
         ArithmeticError: the difference is larger than `tolerance`.
@@ -179,6 +299,9 @@ def compare_with_pennylane(
     shapes = [(4, circuit.n_inputs)] + ([circuit.weight_shape] if circuit.weight_shape is not None else [])
     exact = [torch.randn(shape, generator=generator, dtype=torch.float64).to(circuit.traced_in) for shape in shapes]
     node = qml.QNode(function, qml.device("default.qubit", wires=n_wires), interface="torch", diff_method="backprop")
+    if tolerance is None:
+        precision = torch.float32 if circuit.rounded else circuit.signs_z.dtype
+        tolerance = rounding(qml.tape.make_qscript(function)(*exact), n_wires, precision)
     results = []
     for run, arguments in (
         (lambda *a: stack_values(node(*a), len(exact[0])), [value.clone().requires_grad_() for value in exact]),
@@ -198,8 +321,20 @@ def compare_with_pennylane(
         differences.append(difference.max())
     worst = torch.stack(differences).max().item()  # NaN if there is one
     if not worst <= tolerance:
-        raise ArithmeticError(f"differs from default.qubit by {worst:.2e}, expected at most {tolerance:.0e}")
+        raise ArithmeticError(f"differs from default.qubit by {worst:.2e}, expected at most {tolerance:.1e}")
     return worst
+
+
+def rounding(tape, n_wires: int, precision: torch.dtype) -> float:
+    """Difference of expectation values and their gradients that rounding explains, by width, depth and precision.
+
+    Errors of gates add up like a random walk, those of an angle grow with it, and sums over amplitudes in pairs add
+    one for each qubit: c eps n sqrt(gates) (1 + largest angle), where c = 30 leaves a factor of about 10.
+    """
+    sizes = [float(p.detach().abs().max()) if isinstance(p, torch.Tensor) else float(np.abs(p).max())
+             for p in tape.get_parameters(trainable_only=False)]  # fmt: skip
+    largest = max((size for size in sizes if np.isfinite(size)), default=0.0)
+    return 30 * torch.finfo(precision).eps * n_wires * max(1, _count_gates(tape.operations)) ** 0.5 * (1 + largest)
 
 
 def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: Callable[[str], None] = print) -> None:
@@ -231,7 +366,7 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: 
             raise InputError(f"the circuit {name} has no gradient: {describe(error)}") from error
     for what, gradient in zip(learns, gradients, strict=True):
         if gradient is None or not gradient.any():
-            note(f"warning: the circuit {name} does not learn: its values do not change with its {what}")
+            note(f"warning: the circuit {name} does not learn by its {what}: no gradient reaches them")
         elif not bool(gradient.isfinite().all()):
             raise InputError(
                 f"the circuit {name}: the gradient by its {what} is not finite for {int((~gradient.isfinite()).sum())} "

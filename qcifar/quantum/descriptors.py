@@ -49,6 +49,12 @@ def refuse_small_image(n_qubits: int, image_size: int) -> None:
         )
 
 
+def note_constant(kind: str, values: torch.Tensor, note: Callable[[str], None]) -> None:
+    """Tell `note` in one line where descriptors (n, N) are the same for all images: their map says nothing."""
+    if len(values) > 1 and not bool((values - values[:1]).abs().max() > 1e-6):
+        note(f"warning: the {kind} descriptors are the same for all images: their circuit does not follow its angles")
+
+
 def input_angles(images: torch.Tensor, n_qubits: int, image_size: int) -> torch.Tensor:
     """Angles for the descriptor circuits, for all images at once.
 

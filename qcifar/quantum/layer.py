@@ -11,8 +11,9 @@ from qcifar.errors import InputError, describe
 class QuantumLayer(nn.Module):
     """A circuit as a layer: inputs (..., n_qubits) -> expectation values (..., n_qubits).
 
-    The circuit is called once for the whole batch, in float32 or wider even under autocast. Its only
-    parameter is `weights`, as in `qml.qnn.TorchLayer`, whatever runs the circuit.
+    The circuit is called once for the whole batch, in float32 or wider even under autocast. Its
+    parameter is `weights`, as in `qml.qnn.TorchLayer`, whatever runs the circuit. Parameters that the circuit takes
+    from outside its arguments are `outside_0`, `outside_1` ..., in the order of their use.
 
     Args:
         runner: from `make_runner`: (inputs (B, n), weights) -> values (B, n), or n of shape (B,).
@@ -25,6 +26,8 @@ class QuantumLayer(nn.Module):
         self.runner = runner
         if learns:
             self.weights = nn.Parameter(weights)
+            for number, parameter in enumerate(getattr(runner, "outside", ())):
+                self.register_parameter(f"outside_{number}", parameter)
         else:
             self.register_buffer("weights", weights)
 

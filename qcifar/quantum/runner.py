@@ -6,6 +6,7 @@ any other name is a PennyLane device.
 
 import copy
 import functools
+import time
 from collections.abc import Callable
 
 import pennylane as qml
@@ -14,13 +15,16 @@ import torch
 from qcifar import distributed
 from qcifar.compiler import CompiledCircuit, NotCompilable
 from qcifar.compiler.record import MAX_QUBITS
+from qcifar.compiler.watch import Outside
 from qcifar.errors import InputError, describe
 from qcifar.quantum.checks import (
     compare_with_pennylane,
     count_measurements,
     refuse_mixing,
     refuse_other_form,
+    refuse_too_deep,
     refuse_too_wide,
+    trained_outside,
 )
 from qcifar.quantum.layer import circuit_name
 
@@ -85,6 +89,8 @@ def make_runner(
 ) -> Callable:
     """What evaluates `circuit` on a batch: compiled for "fast", else a QNode on that PennyLane device.
 
+    Its `outside` are the parameters that the circuit takes from outside its arguments, for `QuantumLayer`.
+
     What cannot be compiled, or differs from default.qubit when compiled, is named on the screen and runs on
     default.qubit with broadcasting, by backprop.
 
@@ -98,6 +104,12 @@ def make_runner(
         InputError: no such device or method, or the circuit fails or cannot be one of a network.
     """
     refuse_other_method(device_name, diff_method)
+    runner = _runner(circuit, device_name, n_qubits, weight_shape, diff_method, images)
+    runner.outside = Outside(trained_outside(circuit, n_qubits, weight_shape) if weight_shape is not None else [])
+    return runner
+
+
+def _runner(circuit, device_name, n_qubits, weight_shape, diff_method, images) -> Callable:
     pennylane_name = "default.qubit" if device_name == "fast" else device_name
     make_qnode(circuit, pennylane_name, n_qubits, diff_method)  # whether there is such a device
     refuse_other_form(circuit, n_qubits, weight_shape)
@@ -106,6 +118,8 @@ def make_runner(
     in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
     if pennylane_name == "default.qubit" and (device_name != "fast" or measured or n_qubits > MAX_QUBITS):
         refuse_too_wide(circuit, n_qubits, weight_shape, images, diff_method == "backprop", measured)
+    if device_name == "fast" and weight_shape is not None:
+        refuse_too_deep(circuit, n_qubits, weight_shape, images)
     refuse_mixing(in_pennylane, n_qubits, weight_shape, images)
     if device_name != "fast":
         return by_name()
@@ -127,8 +141,15 @@ def _compiled(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | 
     """`circuit` compiled, after it agreed with default.qubit: in float32, as it will run, and in float64."""
     compiled, learns = CompiledCircuit(circuit, n_qubits, weight_shape), weight_shape is not None
     compare_with_pennylane(compiled, circuit, n_qubits, gradients=learns)
-    tolerance = 1e-4 if compiled.rounded else 1e-9
-    compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, tolerance, gradients=learns)
+    compare_with_pennylane(copy.deepcopy(compiled).double(), circuit, n_qubits, gradients=learns)
+    unseen = compiled.recorded.watch.unseen
+    if unseen is not None:
+        start = time.perf_counter()
+        compiled.recorded.does_something_else(torch.device("cpu"))
+        distributed.say(
+            f"{circuit_name(circuit)}: it reads {unseen}, whose changes only a new recording shows: one for each step, "
+            f"{(time.perf_counter() - start) * 1e3:.0f} ms slower; hand it in by functools.partial to avoid that"
+        )
     return compiled
 
 

@@ -29,7 +29,7 @@ def test_linear_angles_are_known_and_have_exact_derivatives(name):
     linear, batch = classify(graph, 2)
     (node,) = graph.graph.find_nodes(op="output")[0].args[0]
     assert (node in linear, node in batch) == (is_linear, is_batch)
-    (row,) = jacobian(graph, (x, w), [], [node in linear])
+    (row,) = jacobian(graph, (x, w), [], [node in linear], (x + 1, w - 1))
     assert (row is not None) == is_linear
     if is_linear:
         by_input, by_weights, offset = row

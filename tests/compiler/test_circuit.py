@@ -9,7 +9,7 @@ import torch
 
 from cifar100_hybrid_Qhead import make_circuit
 from cifar100_quantum_channels import make_circuits
-from qcifar.compiler import CompiledCircuit
+from qcifar.compiler import CompiledCircuit, NotCompilable
 from qcifar.quantum.checks import compare_with_pennylane
 from tests.helpers import slow
 from tests.helpers.circuits import random_circuit
@@ -121,6 +121,25 @@ def test_wrong_shapes_are_refused_by_name():
         fast(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"expected weights None, got \(1,\)"):
         CompiledCircuit(make_circuits("default", 3, 1)[0], 3)(torch.zeros(2, 3), torch.zeros(1))
+
+
+def test_what_is_no_circuit_is_refused_in_one_line():
+    circuit, shape = make_circuit(3, 2)
+    node = qml.QNode(circuit, qml.device("default.qubit", wires=3))
+    for error, words, arguments in (
+        (TypeError, "got a QNode", (node, 3, shape)),
+        (TypeError, "got a NoneType", (None, 3, shape)),
+        (ValueError, "inputs from 1 on, got 0", (circuit, 0, shape)),
+        (ValueError, "as a tuple, such as .*, got 24", (circuit, 3, 24)),
+        (NotCompilable, "returns no measurement", (lambda x: qml.AngleEmbedding(x, range(3)) and None, 3)),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            CompiledCircuit(*arguments)
+        assert "\n" not in str(caught.value)
+    fast = CompiledCircuit(circuit, 3, shape)
+    for inputs, weights in ((np.zeros((2, 3)), torch.zeros(shape)), (torch.zeros(2, 3), np.zeros(shape))):
+        with pytest.raises(TypeError, match="expected tensors, got a numpy.ndarray"):
+            fast(inputs, weights)
 
 
 def test_an_empty_batch_has_gradients():

@@ -7,11 +7,19 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
+from torch import nn
 
 from cifar100_hybrid_Qhead import make_circuit
 from qcifar.compiler import CompiledCircuit
 from qcifar.errors import InputError
-from qcifar.quantum.checks import check_layer, circuit_fingerprint, compare_with_pennylane
+from qcifar.quantum.checks import (
+    check_layer,
+    circuit_fingerprint,
+    compare_with_pennylane,
+    refuse_too_deep,
+    rounding,
+    trained_outside,
+)
 from qcifar.quantum.layer import QuantumLayer
 from qcifar.quantum.runner import make_qnode, make_runner
 from tests.helpers.circuits import broken_circuit, head_layer, random_head
@@ -143,3 +151,119 @@ def test_memory_that_is_not_there_is_refused_with_the_numbers(n_qubits, device, 
     line = r"head_circuit on 20 qubits needs 200 GB on default.qubit \(128 images, 100 gates\), 1 GB are free"
     with pytest.raises(InputError, match=line):  # 20 RX of the embedding, then two layers of 20 Rot and 20 CNOT
         make_runner(circuit, device, n_qubits, shape, "backprop", images=128)
+
+
+def test_memory_of_a_compiled_circuit_is_refused_with_the_numbers(monkeypatch):
+    monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 2**30)
+    circuit, shape = make_circuit(12, 200)
+    line = r"head_circuit on 12 qubits needs 3 GB compiled \(400 images, 201 layers of rotations\), 1 GB are free"
+    with pytest.raises(InputError, match=line):  # AngleEmbedding and 200 layers
+        refuse_too_deep(circuit, 12, shape, 400)
+    refuse_too_deep(circuit, 12, shape, 16)
+    refuse_too_deep(*make_circuit(4, 200)[:1], 4, (200, 4, 3), 10**5)  # up to 6 qubits they become one unitary
+
+
+def test_a_deep_circuit_is_announced(capsys):
+    circuit, shape = make_circuit(4, 200)
+    refuse_too_deep(circuit, 4, shape, 16)
+    assert capsys.readouterr().out == "head_circuit: 2404 angles, which take about 5 s to compile and to check\n"
+
+
+def measuring(*returned):
+    def circuit(angles, weights):
+        qml.AngleEmbedding(angles, wires=range(4))
+        qml.StronglyEntanglingLayers(weights, wires=range(4))
+        made = [make() for make in returned]
+        return made if len(made) > 1 else made[0]
+
+    return circuit
+
+
+@pytest.mark.parametrize("device", ["fast", "default.qubit"])
+def test_what_is_measured_is_decided_by_its_kind_and_bound_and_not_by_luck(device):
+    def three_of(last):
+        return [functools.partial(lambda i: qml.expval(qml.PauliZ(i)), i) for i in range(3)] + [last]
+
+    for circuit, words in (
+        (measuring(lambda: qml.probs(wires=[0, 1])), "got a ProbabilityMP"),
+        (measuring(*three_of(lambda: qml.var(qml.PauliZ(3)))), "got a VarianceMP"),
+        (measuring(*three_of(lambda: qml.expval(2 * qml.PauliZ(3)))), "which may be 2; divide"),
+        (measuring(*three_of(lambda: qml.expval(1.001 * qml.PauliX(3) @ qml.PauliZ(0)))), "which may be 1"),
+        (measuring(*three_of(lambda: qml.expval(qml.Hermitian(np.diag([0.5, -1.5]), wires=3)))), "which may be 1.5"),
+        (measuring(*three_of(lambda: qml.expval(qml.PauliZ(3) + 0.5 * qml.PauliX(3)))), "which may be 1.5"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make_runner(circuit, device, 4, (1, 4, 3), "backprop")
+    make_runner(measuring(*three_of(lambda: qml.expval(qml.Projector([1], wires=3)))), device, 4, (1, 4, 3), "backprop")
+
+
+def test_tolerance_follows_width_depth_and_precision():
+    def of(n, layers, precision):
+        circuit, shape = make_circuit(n, layers)
+        tape = qml.tape.make_qscript(circuit)(torch.zeros(2, n), torch.ones(shape))
+        return rounding(tape, n, precision)
+
+    assert 1e-5 < of(4, 2, torch.float32) < 3e-4 and of(4, 2, torch.float64) < 1e-12
+    assert of(4, 50, torch.float32) > 3 * of(4, 2, torch.float32) and of(8, 2, torch.float32) > of(4, 2, torch.float32)
+
+
+def test_trainable_tensors_from_outside_are_found_wherever_they_stand():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own = nn.Parameter(torch.ones(2))
+
+        def circuit(self, angles, weights):
+            qml.AngleEmbedding(angles * self.own * first.exp(), wires=range(2))
+            qml.RX(second[0], wires=0)
+            qml.RX(first.sum() + weights[0], wires=0)
+            return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+    model = Model()
+    found = trained_outside(model.circuit, 2, (1,))
+    assert len(found) == 2 and found[0] is first and found[1] is second
+    second = torch.ones(1, requires_grad=True)
+    with pytest.raises(InputError, match=r"a trainable tensor \(1,\) from outside .* expected an nn.Parameter"):
+        trained_outside(model.circuit, 2, (1,))
+
+
+@pytest.mark.parametrize("device", ["fast", "default.qubit"])
+def test_parameters_from_outside_belong_to_the_layer(device):
+    scale = nn.Parameter(torch.full((2,), 0.6))
+
+    def circuit(angles, weights):
+        qml.AngleEmbedding(angles * scale, wires=range(2))
+        qml.StronglyEntanglingLayers(weights, wires=range(2))
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    layer = QuantumLayer(make_runner(circuit, device, 2, (1, 2, 3), "backprop"), torch.rand(1, 2, 3))
+    assert list(layer.state_dict()) == ["weights", "outside_0"] and layer.outside_0 is scale
+    x = torch.randn(5, 2)
+    layer(x).sum().backward()
+    assert scale.grad.abs().max() > 0.01
+    before = layer(x).detach()
+    layer.load_state_dict({"weights": layer.weights.detach(), "outside_0": torch.full((2,), 1.5)})
+    assert (layer(x) - before).abs().max() > 0.01
+
+
+def test_a_circuit_that_raises_names_the_line():
+    def circuit(angles):
+        qml.RX(angles[..., 7], wires=0)
+
+    with pytest.raises(InputError, match=r"IndexError: .* \(test_checks.py, line \d+\); angles are"):
+        circuit_fingerprint(circuit, (2, 4))
+
+
+def test_a_circuit_whose_reading_cannot_be_watched_says_what_that_costs(capsys):
+    class Setting:
+        factor = 1.0
+
+    def circuit(angles):
+        qml.AngleEmbedding(Setting.factor * angles, wires=range(2))
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    assert isinstance(make_runner(circuit, "fast", 2), CompiledCircuit)
+    said = capsys.readouterr().out
+    assert said.startswith("circuit: it reads Setting, whose changes only a new recording shows: one for each step, ")
+    assert said.count("\n") == 1

@@ -29,6 +29,7 @@ from qcifar.quantum.descriptors import (
     grey_resized,
     grid_shape,
     input_angles,
+    note_constant,
     run_circuit,
 )
 from qcifar.quantum.runner import make_qnode, make_runner
@@ -386,3 +387,14 @@ def test_shape_and_constant_grids(align, size):
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-6)
     stretched = QuantumMaps([values, -values], size, align, "minmax")(index, *matrices)
     assert stretched.abs().max() <= 1.0  # nothing to stretch, and no division by zero
+
+
+def test_descriptors_that_are_the_same_for_all_images_are_named():
+    notes = []
+    note_constant("edge", torch.rand(5, 4), notes.append)
+    note_constant("tex", torch.zeros(1, 4), notes.append)
+    assert notes == []
+    note_constant("edge", torch.rand(4).expand(5, 4), notes.append)
+    assert notes == [
+        "warning: the edge descriptors are the same for all images: their circuit does not follow its angles"
+    ]

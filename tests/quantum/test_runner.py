@@ -51,7 +51,7 @@ def test_fast_has_no_other_method_than_backprop(method):
 def test_what_cannot_be_compiled_is_named_and_runs_in_pennylane(capsys):
     runner = make_runner(branches_on_a_value, "fast", 2, (1,))
     said = capsys.readouterr().out
-    assert isinstance(runner, qml.QNode) and "branches_on_a_value: angles that cannot be traced" in said
+    assert isinstance(runner, qml.QNode) and "branches_on_a_value: a number or a condition that is read" in said
     assert runs_on(runner) == runs_on(runner, runner) == "default.qubit"
     make_runner(branches_on_a_value, "fast", 2, (1, 2, 3), "backprop")
     said = capsys.readouterr().out
