@@ -96,17 +96,11 @@ def measured(x):
     return [qml.expval(qml.Z(i)) for i in range(2)]
 
 
-def variances(x):
-    qml.AngleEmbedding(x, wires=range(2))
-    return [qml.var(qml.Z(i)) for i in range(2)]
-
-
 @pytest.mark.parametrize(
     ("function", "shape", "reason"),
     [
         (branches_on_a_value, (2, 2), "depends on the values"),
         (measured, None, "MidMeasureMP"),
-        (variances, None, "measurement var"),
     ],
 )
 def test_what_cannot_be_compiled_goes_through_pennylane_and_is_said(function, shape, reason, capsys):
