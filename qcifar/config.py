@@ -16,7 +16,7 @@ import math
 import os
 import re
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,22 +134,23 @@ def _constants_of(script: Path) -> dict[str, str]:
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{script.name} cannot be read as Python ({error}); save it as UTF-8") from None
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    found = {}
-    for node in _outside_functions(tree):
-        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
-            for name in ast.walk(target) if isinstance(target, ast.AST) else ():
-                if isinstance(name, ast.Name) and name.id.isupper() and isinstance(name.ctx, ast.Store):
-                    found[name.id] = comments.get(node.end_lineno, "")
-    return found
+    return {name: comments.get(node.end_lineno, "") for node in assignments(tree) for name in constants_in(node)}
 
 
-def _outside_functions(node: ast.AST):
-    """Assignments of a module, also those inside an `if` or a `try`."""
+def constants_in(node: ast.stmt) -> list[str]:
+    """Names of the constants that an assignment gives a value, also to several at once."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    names = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    return [name.id for name in names if name.id.isupper() and isinstance(name.ctx, ast.Store)]
+
+
+def assignments(node: ast.AST) -> Iterator[ast.Assign | ast.AnnAssign | ast.AugAssign]:
+    """Assignments of a module outside its functions, also those inside an `if` or a `try`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Assign | ast.AnnAssign | ast.AugAssign):
             yield child
         elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.expr):
-            yield from _outside_functions(child)
+            yield from assignments(child)
 
 
 def flag(name: str) -> str:
