@@ -25,12 +25,14 @@ from DLfunctions import evaluate, train_model
 from qcifar.config import SWITCH, one_of, own, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import run_script
+from qcifar.experiment.code import descriptor_code
 from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
 from qcifar.quantum.checks import circuit_fingerprint
 from qcifar.quantum.descriptors import PREPROCESSING, QuantumMaps, cached_descriptors, chunk_size, refuse_small_image
+from qcifar.quantum.layer import circuit_name
 from qcifar.quantum.runner import make_runner, runs_on
 
 # run
@@ -177,6 +179,7 @@ def quantum_maps(cfg, parts, qnodes, fingerprints, name):
     for kind, qnode, fingerprint in zip(("edge", "tex"), qnodes, fingerprints, strict=True):
         parameters = {
             "circuit": fingerprint,
+            "code": descriptor_code(Path(__file__), circuit_name(qnode)),
             "n_qubits": cfg.n_qubits,
             "depth": cfg.quantum_depth,
             "image_size": cfg.quantum_image_size,

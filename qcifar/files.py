@@ -101,7 +101,10 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         InputError: the file is truncated, is not an npz, holds pickled objects or lacks one of `keys`.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("one array, as np.save writes it, in place of an npz file")
+        with file:
             content = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

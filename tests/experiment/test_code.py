@@ -6,6 +6,7 @@ import pytest
 
 from qcifar.experiment import code
 from tests.helpers import ROOT
+from tests.helpers.scripts import copy_of_the_code, edit
 
 HEAD = "cifar100_hybrid_Qhead.py"
 CONSTANTS = {"SEED", "SPLIT_SEED", "EPOCHS", "BATCH_SIZE", "N_LAYERS", "N_QUBITS"}
@@ -132,14 +133,10 @@ def test_every_way_to_import_a_circuits_module_counts(of):
 
 
 def test_a_module_that_shared_code_imports_counts_as_shared(tmp_path, monkeypatch):
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("qcifar/**/*.py")]:
-        copy = tmp_path / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+    copy_of_the_code(tmp_path)
     monkeypatch.setattr(code, "ROOT", tmp_path)
     assert code.shared_code().keys() and "my_loss.py" not in code.shared_code()
-    loop = tmp_path / "DLfunctions.py"
-    loop.write_text(loop.read_text().replace("import math\n", "import math\nimport my_loss\n"))
+    edit(tmp_path / "DLfunctions.py", "import math\n", "import math\nimport my_loss\n")
     (tmp_path / "my_loss.py").write_text("smoothing = 1")
     assert "my_loss.py" in code.shared_code()
     assert "my_loss.py" not in code.own_code(tmp_path / "cifar100_baseline.py", CONSTANTS)
