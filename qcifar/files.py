@@ -82,9 +82,9 @@ def read_json(path: Path) -> dict:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """One line for each row; the columns are those of the first row."""
+    """One line for each row; the columns are those of all rows, and what a row lacks is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
@@ -135,7 +135,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
                     raise InputError(f"{path} is damaged (checksum of {wrong}); {remedy}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file; {remedy}") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except InputError:

@@ -214,5 +214,9 @@ class OneCyclePerPhase:
         return {"taken": self.taken, "cycle": self.cycle.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        begin = max(first for first in self.begins if first <= state["taken"])
+        length, taken = self.begins[begin], state["taken"] - begin
+        if (state["cycle"]["total_steps"], state["cycle"]["last_epoch"]) != (length, taken):
+            raise ValueError(f"expected step {taken} of a cycle of {length}")
         self.taken = state["taken"]
         self.cycle.load_state_dict(state["cycle"])
