@@ -20,14 +20,14 @@ def refuse_no_result(result: dict, path) -> None:
     """Raise `InputError` unless `result`, the content of `path`, has all entries in `NEEDED`, each of its kind."""
     for name, kind in NEEDED.items():
         kinds = getattr(kind, "__args__", (kind,))
-        expected, value = " or ".join(NAMES[one] for one in kinds), result.get(name, "nothing")
-        fits = any(type(value) in ((int, float) if one is float else (one,)) for one in kinds)
+        expected, value = " or ".join(NAMES[one] for one in kinds), result.get(name)
+        fits = name in result and any(type(value) in ((int, float) if one is float else (one,)) for one in kinds)
         if fits and isinstance(value, int | float):  # also NaN and infinity, which Python's JSON reader takes
             high = 1 if name in SHARES else result["epochs"] if name == "best_epoch" else math.inf
             expected += f" from 0{f' to {high}' if high < math.inf else ''}"
             fits = 0 <= value <= high and math.isfinite(value)
         if not fits:
             raise InputError(
-                f"{path} is not a result of this test bench: {name}: expected {expected}, got {value!r}; "
-                f"--no-resume starts the run over"
+                f"{path} is not a result of this test bench: {name}: expected {expected}, "
+                f"got {repr(value) if name in result else 'nothing'}; --no-resume starts the run over"
             )

@@ -115,6 +115,21 @@ def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, 
     assert_same(expected, outcome(run, *train(loaders, run)))
 
 
+@pytest.mark.parametrize("signum", DLfunctions.STOPPING)
+def test_a_signal_that_was_ignored_before_stays_ignored(loaders, tmp_path, monkeypatch, signum):
+    """As under nohup, which ignores SIGHUP: the end of the terminal must not stop the run."""
+    batches = TrainLoader.batches
+
+    def with_signal(self, *place):
+        os.kill(os.getpid(), signum)
+        yield from batches(self, *place)
+
+    monkeypatch.setattr(TrainLoader, "batches", with_signal)
+    signal.signal(signum, signal.SIG_IGN)
+    _, history = train(loaders, tiny_run(tmp_path))
+    assert len(history) == EPOCHS and signal.getsignal(signum) is signal.SIG_IGN
+
+
 @pytest.mark.parametrize("select_by", ["f1", "top1", "loss"])
 def test_selection_takes_the_first_best_epoch_and_returns_its_weights(loaders, tmp_path, select_by):
     run, kept = tiny_run(tmp_path), []
@@ -311,6 +326,39 @@ def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
     write_checkpoint(run.last_path, {"model": {}})
     with pytest.raises(InputError, match="not a checkpoint of this test bench"):
         train(loaders, run)
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+@pytest.mark.parametrize("moment", ["end of epoch", "step"])
+def test_two_runs_never_mix_in_one_folder(loaders, tmp_path, monkeypatch, how, moment):
+    """The folder goes away, and another run begins in its place while the first one trains on."""
+    run, second, done = tiny_run(tmp_path / "run"), tiny_run(tmp_path / "run", precision="bf16"), []
+
+    def another_begins(*given):
+        if done:
+            return
+        done.append(shutil.rmtree(run.folder) if how == "deleted" else run.folder.rename(tmp_path / "elsewhere"))
+        second.begin()
+        done.append({path: path.read_bytes() for path in run.folder.iterdir()})
+
+    batches = TrainLoader.batches
+
+    def step(self, *place):
+        another_begins()
+        yield from batches(self, *place)
+
+    if moment == "step":
+        monkeypatch.setattr(TrainLoader, "batches", step)
+    with pytest.raises(InputError, match="run was deleted or renamed during the run, which ends here"):
+        train(loaders, run, on_epoch_end=another_begins if moment == "end of epoch" else None)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == done[1]
+    second.give_back()
+
+
+def test_a_deleted_config_ends_a_run_with_the_reason(loaders, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"config\.json was deleted during the run, which ends here; start it again"):
+        train(loaders, run, on_epoch_end=lambda epoch, row: run.config_path.unlink())
 
 
 @pytest.mark.parametrize("how", ["deleted", "renamed"])
