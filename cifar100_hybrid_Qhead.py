@@ -150,7 +150,8 @@ def prepare(cfg):
     """Everything that is trained and tested, as the constants say."""
     if cfg.epochs_warmup > cfg.epochs:
         raise InputError(
-            f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}"
+            f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}; "
+            f"a short run takes --epochs-warmup 1"
         )
     refuse_other_method(cfg.quantum_device, cfg.diff_method)
     device, precision = set_up_torch(cfg.device, cfg.precision)
@@ -165,7 +166,7 @@ def prepare(cfg):
     with torch_stream(cfg.seed, "quantum"):
         weights = 2 * math.pi * torch.rand(weight_shape)  # radians
         model = HybridNet(net, QuantumLayer(runner, weights), cfg.n_qubits, cfg.angle_scaling)
-    model = place(model, device, cfg)
+    model = place(model, device, cfg, parts)
     check_layer(model.circuit, cfg.n_qubits, device, run.note)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)

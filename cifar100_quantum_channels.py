@@ -212,7 +212,7 @@ def prepare(cfg):
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)
     widen_first_conv(model, 2, cfg.extra_channel_init)
-    model = place(model, device, cfg)
+    model = place(model, device, cfg, parts)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)

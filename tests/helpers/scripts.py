@@ -83,10 +83,10 @@ def edit(path, old, new):
     path.write_text(content.replace(old, new), encoding="utf-8")
 
 
-def run_file(path, *argv, **more):
+def run_file(path, *argv, python_path="", **more):
     """Run a script's file as a user does, on one thread as the tests in this process; returns when it has ended."""
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | threads
+    environment = os.environ | threads | {"PYTHONPATH": str(python_path)}
     command = [sys.executable, str(path), *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, **more)
 
