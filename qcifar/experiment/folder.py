@@ -62,6 +62,7 @@ class Run:
     def refuse_other_settings(self) -> None:
         """Raise `InputError` if the folder holds work that was done with another identity."""
         distributed.on_first(self._refuse_other_settings)
+        self._share_accepted()
 
     def _refuse_other_settings(self) -> None:
         if not self.resume:
@@ -83,6 +84,11 @@ class Run:
             )
         if files:
             self._accept(before["identity"])
+
+    def _share_accepted(self) -> None:
+        """All processes read the checkpoints, and only the first one config.json."""
+        if accepted := distributed.from_first(self.config.get("accepted_code")):
+            self.config["accepted_code"] = accepted
 
     def _before(self) -> dict | None:
         """config.json of the work that the folder holds, or what a checkpoint says of it; None if there is none."""
@@ -144,6 +150,7 @@ class Run:
         """
         make_folder(self.folder)
         distributed.on_first(self._take)
+        self._share_accepted()
         for path in (*self.paths, self.config_path):
             if path.is_symlink():
                 raise InputError(f"{path} is a link; delete it: a run writes into its own folder only")
