@@ -22,6 +22,7 @@ REMEDIES = {
     "instructions": " (a processor with {} continues it)",
 }
 MOST_LISTED = 4  # differences in a message
+LONGEST_VALUES = 120  # characters of both values of one
 CODE = ("code", "own_code")  # entries of an identity that hold {file: fingerprint}
 PACKAGES = ("torch", "torchvision", "pennylane", "pennylane-lightning", "numpy", "scikit-learn", "pillow")
 
@@ -77,7 +78,8 @@ def differences(before: dict, now: dict) -> tuple[list[str], list[str]]:
             old, new = (part if isinstance(part, dict) else {} for part in (old, new))
             files += [file for file in {**old, **new} if old.get(file) != new.get(file)]
         else:
-            settings.append(f"{name} {old} -> {new}{REMEDIES.get(name, '').format(old)}")
+            values = f" {old} -> {new}" if len(f"{old}{new}") <= LONGEST_VALUES else ""  # not two whole augmentations
+            settings.append(f"{name}{values}{REMEDIES.get(name, '').format(old)}")
     return settings, files
 
 
