@@ -114,7 +114,6 @@ def train_model(
                 row = epoch_row(now, len(train_loader) * train_loader.batch_size, scores) | {"dataset": run.dataset}
                 if on_epoch_end:
                     on_epoch_end(now.epoch, row)
-                    row = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
                 now = next_epoch(run, model, now, row, SIGN[select_by] * scores[select_by])
                 save()  # after best.pt: what lies on disk is never ahead of its best model
                 run.log(describe(row, epochs))
@@ -130,7 +129,8 @@ def next_epoch(run, model, now, row, value):
     if value > best_value:
         best_epoch, best_value = now.epoch, value
         write_checkpoint(run.best_path, {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity})
-    history = [*now.history, row]
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+    history = [*now.history, plain]  # a checkpoint may not hold NumPy's numbers, which a callback may have added
     write_csv(run.metrics_path, history)
     return Progress(epoch=now.epoch + 1, history=history, best_epoch=best_epoch, best_value=best_value)
 
