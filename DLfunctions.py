@@ -6,6 +6,7 @@ does at an epoch's start or adds to its row comes as a callback.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import signal
@@ -20,6 +21,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 from tqdm import tqdm
 
+from qcifar.checkpoints import check_model, check_optimizer, check_progress, check_schedule
 from qcifar.device import CoreShare
 from qcifar.distributed import (
     from_first,
@@ -38,6 +40,7 @@ from qcifar.files import read_checkpoint, write_checkpoint, write_csv
 from qcifar.streams import seed_torch
 
 SIGN = {"f1": 1, "top1": 1, "loss": -1}  # whether more is better
+START_OVER = "--no-resume starts the run over"
 # A closed terminal sends SIGHUP, Slurm SIGUSR1 (--signal); Windows has neither.
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 5.0  # of the bar: each refresh waits for the device
@@ -87,7 +90,7 @@ def train_model(
     stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     run.begin()
     with run.why_it_ended():
-        now = resumed(run, stateful, train_loader, begin_epoch, epochs)
+        now = resumed(run, stateful, train_loader, begin_epoch, epochs, select_by)
         events = EventFile(run.events_folder, now.history)
 
         def save():
@@ -127,35 +130,43 @@ def next_epoch(run, model, now, row, value, events):
     if value > best_value:
         best_epoch, best_value = now.epoch, value
         write_checkpoint(run.best_path, {"model": model.state_dict(), "epoch": now.epoch, "identity": run.identity})
-    history = [*now.history, row]
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+    history = [*now.history, plain]  # a checkpoint may not hold NumPy's numbers, which a callback may have added
     write_csv(run.metrics_path, history)
     events.add(row)
     return Progress(epoch=now.epoch + 1, history=history, best_epoch=best_epoch, best_value=best_value)
 
 
-def resumed(run, stateful, loader, begin_epoch, epochs):
+def resumed(run, stateful, loader, begin_epoch, epochs, select_by):
     """Where the checkpoint of `run` left off, with every state restored; the beginning where there is none."""
     if not from_first(run.last_path.exists()):
         return Progress()
     saved = load_checkpoint(run.last_path, run, loader.images.device)
     if "progress" not in saved:
-        raise InputError(f"{run.last_path} does not say where training stopped; delete it and run again")
+        raise InputError(f"{run.last_path} does not say where training stopped; {START_OVER}")
     try:
-        now = Progress(**saved["progress"])
-        if now.loss_sum is not None:
-            now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
-        whole = 0 <= now.epoch <= epochs and 0 <= now.step <= len(loader) and len(now.history) == now.epoch
-        if not whole:
-            raise ValueError(f"epoch {now.epoch}, step {now.step}, {len(now.history)} rows")
-    except (TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{run.last_path} says no place to continue from ({error}); delete it and run again") from None
+        check_progress(saved["progress"], epochs, len(loader), functools.partial(best_of, select_by=select_by))
+    except ValueError as error:
+        raise InputError(f"{run.last_path} says no place to continue from ({error}); {START_OVER}") from None
+    now = Progress(**saved["progress"])
+    if now.step:
+        now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]
     begin_epoch(now.epoch)
-    restore(stateful, saved, run.last_path)
+    restore(stateful, saved, run.last_path, now.epoch * len(loader) + now.step)
+    if now.epoch:
+        read_best(run, stateful["model"], now, loader.images.device)  # before hours of training end in its refusal
+        write_csv(run.metrics_path, now.history)
     if now.epoch < epochs:
         run.log(f"continuing from epoch {now.epoch + 1}, step {now.step} of {len(loader)}")
     else:
         run.log(f"all {epochs} epochs are trained; continuing with the best of them")
     return now
+
+
+def best_of(history, select_by):
+    """(epoch from 0, value) of the first row with the best validation score, as it is selected; (-1, -inf) of none."""
+    values = [SIGN[select_by] * row[f"val_{select_by}"] for row in history]
+    return (values.index(max(values)), max(values)) if values else (-1, -math.inf)
 
 
 def train_one_epoch(
@@ -292,45 +303,61 @@ def checkpoint(stateful, now, run):
     progress = dict(vars(now))
     if now.loss_sum is not None:
         progress |= {"loss_sum": one_each(now.loss_sum), "correct": one_each(now.correct)}
-    return {"identity": run.identity, "progress": progress} | {k: v.state_dict() for k, v in stateful.items()}
+    states = {name: target.state_dict() for name, target in stateful.items()}
+    moments = len(states["optimizer"]["state"])  # of how many parameters
+    return {"identity": run.identity, "progress": progress, "moments": moments} | states
 
 
-def load_checkpoint(path, run, device, remedy="delete it and run again"):
+def load_checkpoint(path, run, device):
     """Read a checkpoint of `run`. Raises `InputError` for one of any other."""
-    saved = read_checkpoint(path, device, remedy)
+    saved = read_checkpoint(path, device, START_OVER)
     known = isinstance(saved, dict) and {"identity", "model"} <= saved.keys()
     if not known or not isinstance(saved["identity"], dict):
-        raise InputError(f"{path} is not a checkpoint of this test bench; delete it and run again")
-    expected = {name: value for name, value in run.identity.items() if name not in run.forgiven}
-    differing = [name for name in expected if saved["identity"].get(name) != expected[name]]
-    if differing:
-        raise InputError(
-            f"{path} is of another run: {', '.join(differing)} differ; delete it, or use another --run-dir"
-        )
+        raise InputError(f"{path} is not a checkpoint of this test bench; {START_OVER}")
+    run.refuse_other_identity(path, saved["identity"])
     return saved
+
+
+def read_best(run, model, now, device):
+    """best.pt of `now`, checked; inside an epoch it may be that epoch's already, which will be trained once more."""
+    best = load_checkpoint(run.best_path, run, device)
+    found = best.get("epoch")
+    if type(found) is not int or found not in (now.best_epoch, now.epoch):
+        got = found + 1 if type(found) is int else "none"
+        raise InputError(
+            f"{run.best_path}: expected the best epoch, {now.best_epoch + 1}, got epoch {got}; {START_OVER}"
+        )
+    check_state("model", best["model"], run.best_path, lambda state: check_model(state, model))
+    return best
 
 
 def load_best(run, model, now, begin_epoch, device):
     """Give `model` the weights of the best epoch of `now.history`. Raises `InputError` where best.pt is of another."""
-    remedy = "--no-resume starts over"
-    best = load_checkpoint(run.best_path, run, device, remedy)
-    if best.get("epoch") != now.best_epoch:
-        found = best["epoch"] + 1 if "epoch" in best else "none"
-        raise InputError(f"{run.best_path}: expected the best epoch, {now.best_epoch + 1}, got epoch {found}; {remedy}")
+    best = read_best(run, model, now, device)
     begin_epoch(best["epoch"])
     restore({"model": model}, best, run.best_path)
 
 
-def restore(stateful, saved, path):
-    """Load each state of `saved` into its object. Raises `InputError` where one does not fit."""
+def restore(stateful, saved, path, taken=0):
+    """Load each state of `saved` into its object, after `taken` steps. Raises `InputError` where one does not fit."""
+    checks = {
+        "model": check_model,
+        "optimizer": lambda state, target: check_optimizer(state, target, saved.get("moments")),
+        "scheduler": lambda state, target: check_schedule(state, target, taken),
+    }
     for name, target in stateful.items():
-        try:
-            if name == "scheduler" and saved[name].keys() != target.state_dict().keys():  # torch takes anything there
-                raise ValueError(f"other entries than {', '.join(target.state_dict())}")
-            target.load_state_dict(saved[name])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-            raise InputError(f"{path} does not fit this {name}: {first}; delete it and run again") from None
+        check_state(name, saved.get(name), path, lambda state, name=name, target=target: checks[name](state, target))
+    for name, target in stateful.items():
+        check_state(name, saved[name], path, target.load_state_dict)
+
+
+def check_state(name, state, path, check):
+    """Raise `InputError` where `check(state)` finds, or torch does, that it is not one of this `name`."""
+    try:
+        check(state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise InputError(f"{path} does not fit this {name}: {first}; {START_OVER}") from None
 
 
 class Stop:
@@ -361,7 +388,9 @@ def stop_on_signals():
             raise KeyboardInterrupt
         stop.signum = signum
 
-    before = {number: signal.signal(number, handle) for number in STOPPING}
+    # One that is ignored stays so: under nohup, the terminal's end must not stop the run.
+    caught = [number for number in STOPPING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield stop
     finally:

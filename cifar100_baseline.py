@@ -65,7 +65,7 @@ def prepare(cfg):
     run = open_run(__file__, cfg, "cifar100_baseline_det", own_rules, device, precision, parts)
 
     train_loader, val_loader, test_loader = make_loaders(parts, cfg)
-    model = place(build_network(cfg, run.note), device, cfg)
+    model = place(build_network(cfg, run.note), device, cfg, parts)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)

@@ -219,7 +219,8 @@ def prepare(cfg):
     """Everything that is trained and tested, as the constants say."""
     if cfg.epochs_warmup > cfg.epochs:
         raise InputError(
-            f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}"
+            f"EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS {cfg.epochs}, got {cfg.epochs_warmup}; "
+            f"a short run takes --epochs-warmup 1"
         )
     refuse_other_method(cfg.quantum_device, cfg.diff_method)
     controls.refuse_unused(cfg)
@@ -240,7 +241,7 @@ def prepare(cfg):
         classifier = split_head(net)
         branch = make_branch(cfg, cfg.control, classifier, circuit, weight_shape)
         model = HybridNet(net, classifier, branch)
-    model = place(model, device, cfg)
+    model = place(model, device, cfg, parts)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)

@@ -27,6 +27,7 @@ from qcifar.audit import three_lines
 from qcifar.config import SWITCH, one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
+from qcifar.experiment.code import descriptor_code
 from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, first_conv
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
@@ -44,6 +45,7 @@ from qcifar.quantum.descriptors import (
     refuse_small_image,
     run_circuit,
 )
+from qcifar.quantum.layer import circuit_name
 from qcifar.quantum.runner import make_runner, runs_on
 
 # run
@@ -211,6 +213,7 @@ def quantum_descriptors(cfg, parts, qnodes, fingerprints, note, name):
     for kind, qnode, fingerprint in zip(("edge", "tex"), qnodes, fingerprints, strict=True):
         parameters = {
             "circuit": fingerprint,
+            "code": descriptor_code(Path(__file__), circuit_name(qnode)),
             "n_qubits": cfg.n_qubits,
             "depth": cfg.quantum_depth,
             "image_size": cfg.quantum_image_size,
@@ -287,7 +290,7 @@ def prepare(cfg):
         run.note(controls.jitter(model, cfg.seed, run.experiment))
     else:
         widen_first_conv(model, 2, cfg.extra_channel_init)
-    model = place(model, device, cfg)
+    model = place(model, device, cfg, parts)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=cfg.label_smoothing)
     optimizer = make_optimizer(model, cfg.max_lr, cfg.weight_decay)

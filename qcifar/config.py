@@ -12,16 +12,19 @@ import argparse
 import ast
 import difflib
 import hashlib
+import itertools
 import math
 import os
 import re
+import sys
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qcifar.errors import InputError
 
+SAID_OF_SWITCHES = ("true", "false", "yes", "no", "on", "off", "0", "1")  # by people, after a flag that is a switch
 LARGEST = 10**9  # of any whole number: beyond it, nothing here could run
 LONGEST_VARIANT = 200  # characters; file systems allow 255 bytes for a name
 
@@ -62,11 +65,13 @@ def one_of(*choices: str) -> Rule:
 
 
 def text(expected: str = "a text that is not empty") -> Rule:
-    return Rule(str, lambda v: isinstance(v, str) and v.strip() != "", expected)
+    return Rule(str, lambda v: isinstance(v, str) and v.strip() != "" and "\0" not in v, expected)  # no path has NUL
 
 
 def own(standard: Any, rule: Rule, *, changes_recipe: bool = False) -> Rule:
     """The rule of an experiment's own constant, with the constant's standard value."""
+    if not isinstance(rule, Rule):
+        raise InputError(f"own_rules: expected own(standard value, rule), whose rule may be whole(1), got {rule!r}")
     return rule._replace(standard=standard, changes_recipe=changes_recipe)
 
 
@@ -111,6 +116,15 @@ RULES: dict[str, Rule] = {
 class _Parser(argparse.ArgumentParser):
     rules: dict[str, Rule]
 
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's, but for `--resume False`, which would be a flag and something else."""
+        args = sys.argv[1:] if args is None else args
+        for before, value in itertools.pairwise(args):
+            action = self._option_string_actions.get(before)
+            if isinstance(action, argparse.BooleanOptionalAction) and value.lower() in SAID_OF_SWITCHES:
+                raise InputError(_takes_no_value(action, value))
+        return super().parse_args(args, namespace)
+
     def error(self, message):  # argparse prints the usage of 30 flags; one line is enough
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if unknown and message.startswith("unrecognized"):
@@ -119,10 +133,16 @@ class _Parser(argparse.ArgumentParser):
             hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
             message = f"unknown flag {given}; {hint}"
         known = self._option_string_actions.get(message.removeprefix("argument ").split(":")[0].split("/")[0])
-        if known is not None:  # a value that is missing, or that argparse took for a flag
+        if isinstance(known, argparse.BooleanOptionalAction) and "explicit argument" in message:
+            message = _takes_no_value(known, message.split("'")[1])
+        elif known is not None:  # a value that is missing, or that argparse took for a flag
             name = known.dest.upper()
             message = f"{name} ({flag(name)}): {message.split(': ', 1)[1]}: {self.rules[name].expected}"
         raise InputError(message)
+
+
+def _takes_no_value(switch: argparse.Action, value: str) -> str:
+    return f"{switch.dest.upper()}: {' / '.join(switch.option_strings)} takes no value, got {value!r}"
 
 
 def _constants_of(script: Path) -> dict[str, str]:
@@ -134,22 +154,23 @@ def _constants_of(script: Path) -> dict[str, str]:
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{script.name} cannot be read as Python ({error}); save it as UTF-8") from None
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    found = {}
-    for node in _outside_functions(tree):
-        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
-            for name in ast.walk(target) if isinstance(target, ast.AST) else ():
-                if isinstance(name, ast.Name) and name.id.isupper() and isinstance(name.ctx, ast.Store):
-                    found[name.id] = comments.get(node.end_lineno, "")
-    return found
+    return {name: comments.get(node.end_lineno, "") for node in assignments(tree) for name in constants_in(node)}
 
 
-def _outside_functions(node: ast.AST):
-    """Assignments of a module, also those inside an `if` or a `try`."""
+def constants_in(node: ast.stmt) -> list[str]:
+    """Names of the constants that an assignment gives a value, also to several at once."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    names = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    return [name.id for name in names if name.id.isupper() and isinstance(name.ctx, ast.Store)]
+
+
+def assignments(node: ast.AST) -> Iterator[ast.Assign | ast.AnnAssign | ast.AugAssign]:
+    """Assignments of a module outside its functions, also those inside an `if` or a `try`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Assign | ast.AnnAssign | ast.AugAssign):
             yield child
         elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.expr):
-            yield from _outside_functions(child)
+            yield from assignments(child)
 
 
 def flag(name: str) -> str:
@@ -160,7 +181,9 @@ def flag(name: str) -> str:
 def check(name: str, value, rule: Rule) -> None:
     """Raise `InputError` unless `value` is one that the constant `name` may have."""
     if not rule.accepts(value):
-        raise InputError(f"{name} ({flag(name)}): expected {rule.expected}, got {value!r}")
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        expected = rule.expected.replace("a number", "a finite number") if infinite else rule.expected
+        raise InputError(f"{name} ({flag(name)}): expected {expected}, got {value!r}")
 
 
 def _as_plain(value):
@@ -182,9 +205,27 @@ def _reader(name: str, rule: Rule):
     return read
 
 
-def _refuse_missing(script: Path, constants, own_rules: dict[str, Rule] | None) -> None:
+def _refuse_wrong_rules(script: Path, own_rules: Any, experiment: bool) -> None:
+    """Raise `InputError` unless `own_rules` gives names rules, and those of an experiment have standard values."""
+    if not isinstance(own_rules, dict):
+        raise InputError(f"{script.name}: own_rules: expected {{NAME: own(standard value, rule)}}, got {own_rules!r}")
+    for name, rule in own_rules.items():
+        if not isinstance(name, str) or not isinstance(rule, Rule):
+            raise InputError(f"{script.name}: own_rules, {name!r}: expected own(standard value, rule), got {rule!r}")
+        if not experiment:
+            continue
+        if name in RULES:
+            raise InputError(f"{script.name}: own_rules: {name} belongs to the recipe, which all experiments share")
+        if not rule.accepts(rule.standard):
+            raise InputError(
+                f"{script.name}: own_rules, {name}: expected own(standard value, rule), where the standard value is "
+                f"{rule.expected}, got {'none' if rule.standard is None else repr(rule.standard)}"
+            )
+
+
+def _refuse_missing(script: Path, constants, own_rules: dict[str, Rule] | None, experiment: bool) -> None:
     """Raise `InputError` for a constant that was deleted; verbs and benchmarks have few of the shared ones."""
-    shared = RULES if 2 * sum(name in constants for name in RULES) > len(RULES) else {}
+    shared = RULES if experiment else {}
     missing = [name for name in (*shared, *(own_rules or {})) if name not in constants]
     wrong = [name for name in constants if name not in RULES and name not in (own_rules or {})]
     for name in missing:
@@ -214,7 +255,11 @@ def settings_from_constants(
         InputError: an unknown flag, a wrong type, a value that its rule does not accept.
     """
     script = Path(module_globals["__file__"])
-    constants, rules = _constants_of(script), RULES | (own_rules or {})
+    constants = _constants_of(script)
+    experiment = 2 * sum(name in constants for name in RULES) > len(RULES)
+    _refuse_wrong_rules(script, module_globals.get("own_rules", {}) if own_rules is None else own_rules, experiment)
+    constants = {name: comment for name, comment in constants.items() if name in module_globals}
+    rules = RULES | (own_rules or {})
     parser = _Parser(
         prog=script.name,
         description=module_globals["__doc__"],
@@ -222,7 +267,7 @@ def settings_from_constants(
         allow_abbrev=False,
     )
     parser.rules = rules
-    _refuse_missing(script, constants, own_rules)
+    _refuse_missing(script, constants, own_rules, experiment)
     for name, comment in constants.items():
         if name not in rules:
             near = difflib.get_close_matches(name, rules.keys() - constants.keys(), n=1)

@@ -43,35 +43,50 @@ class ScriptText:
         return settings_from_constants(self.content, argv, self.own_rules, self.arguments)
 
 
+class NotDeclared(InputError):
+    """The file is no experiment, or its constants can be told only by running it."""
+
+
 def read_script(path: Path) -> ScriptText:
     """Constants, rules and experiment of the script in `path`.
 
     Raises:
-        InputError: no such file, not Python, or no script with `own_rules` and constants as plain literals.
+        NotDeclared: no such file, not Python, or no script with `own_rules` and constants as plain literals.
+        InputError: its rules are none.
     """
     try:
         tree = ast.parse(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        raise NotDeclared(f"{path} cannot be read: {error.strerror}") from None
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as Python ({error})") from None
-    content = {"__file__": str(path), "__doc__": ast.get_docstring(tree), "own_rules": None}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            known = vars(config) if name == "own_rules" else {"__builtins__": {}}
-            if name not in ("own_rules", "arguments") and not name.isupper():
-                continue
-            try:
-                content[name] = eval(compile(ast.Expression(node.value), path, "eval"), dict(known))
-            except Exception:
-                raise InputError(
-                    f"{path.name}: {name} in line {node.lineno} is no plain literal; it can be read only by running it"
-                ) from None
-    rules, arguments = content.pop("own_rules"), content.pop("arguments", ())
-    if rules is None:
-        raise InputError(f"{path.name} is no experiment: it has no own_rules (docs/extending.md shows one)")
+        raise NotDeclared(f"{path} cannot be read as Python ({error})") from None
+    content = {"__file__": str(path), "__doc__": ast.get_docstring(tree)}
+    for node in config.assignments(tree):
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        special = isinstance(target, ast.Name) and target.id in ("own_rules", "arguments")
+        names = config.constants_in(node)
+        if not names and not special:
+            continue
+        simple = isinstance(target, ast.Name) and not isinstance(node, ast.AugAssign) and node in tree.body
+        known = dict(vars(config)) if special else {"__builtins__": {}}
+        try:
+            if not simple or node.value is None or target.id in content or len(names) > 1:  # `if True: EPOCHS = 3`
+                raise ValueError
+            content[target.id] = eval(compile(ast.Expression(node.value), path, "eval"), known)
+        except InputError:  # of `own`
+            raise
+        except Exception:
+            shown = names[0] if names else target.id
+            raise NotDeclared(
+                f"{path.name}: {shown} in line {node.lineno} is no plain literal; it can be read only by running it"
+            ) from None
     early = any(isinstance(node, ast.Import) and node.names[0].name == "qcifar.flags" for node in tree.body)
+    if "own_rules" not in content:
+        used = any(isinstance(node, ast.Name) and node.id == "own_rules" for node in ast.walk(tree))
+        if early and used:
+            raise InputError(f"{path.name}: own_rules is missing; own_rules = {{}} says that no constant is its own")
+        raise NotDeclared(f"{path.name} is no experiment: it has no own_rules (docs/extending.md shows one)")
+    rules, arguments = content.pop("own_rules"), content.pop("arguments", ())
     return ScriptText(content, rules, arguments, _experiment_of(tree), early)
 
 

@@ -112,9 +112,9 @@ def read_json(path: Path) -> dict:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """One line for each row; the columns are those of the first row."""
+    """One line for each row; the columns are those of all rows, and what a row lacks is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
@@ -131,7 +131,10 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         InputError: the file is truncated, is not an npz, holds pickled objects or lacks one of `keys`.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("one array, as np.save writes it, in place of an npz file")
+        with file:
             content = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -162,7 +165,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
                     raise InputError(f"{path} is damaged (checksum of {wrong}); {remedy}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file; {remedy}") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except InputError:

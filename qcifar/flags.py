@@ -8,15 +8,15 @@ read there is left to `main`, which checks everything again.
 import sys
 from pathlib import Path
 
-from qcifar.declared import read_script
-from qcifar.errors import InputError, status_of
+from qcifar.declared import NotDeclared, read_script
+from qcifar.errors import status_of
 
 
 def check_command_line(script: Path, argv: list[str]) -> None:
     """Refuse what `settings_from_constants` will refuse in the script's `main`, without running the script."""
     try:
         text = read_script(script)
-    except InputError:  # no experiment, or something else than literals
+    except NotDeclared:  # no experiment, or something else than literals
         return
     if text.early:
         text.settings(argv)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pennylane as qml
 import pytest
 import torch
@@ -17,7 +18,7 @@ from qcifar.quantum.checks import circuit_fingerprint
 from tests.helpers import slow
 from tests.helpers.circuits import execute, random_head, standardised, tape_of
 from tests.helpers.networks import NAME, SEED, assert_equal_states, network
-from tests.helpers.scripts import flags, run
+from tests.helpers.scripts import copy_of_the_code, edit, flags, run, run_file
 
 DEFAULT_PAIR = [edge_circuit, texture_circuit]
 SIZES = [(3, 1), (3, 2), (4, 1), (4, 2), slow(6, 1), slow(6, 2)]  # qubits, depth
@@ -154,3 +155,20 @@ def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
     monkeypatch.setattr("qcifar.quantum.descriptors.run_circuit", None)  # a second seed reads the caches
     result = cifar100_quantum_channels.main(flags("channels", tmp_path, *published, "--seed", "7"))
     assert result["seed"] == 7
+
+
+def test_descriptors_of_edited_code_are_computed_anew(tmp_path):
+    """The preprocessing is edited, and the run started over: the old caches lie there, and are not read."""
+    more = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
+    run("channels", tmp_path / "runs", *more)
+    caches = tmp_path / "runs" / "cifar100_quantum_channels" / "descriptors"
+    before = {path: path.read_bytes() for path in caches.iterdir()}
+    edit(copy_of_the_code(tmp_path) / "qcifar/quantum/descriptors.py", "return centred / (", "return 2 * centred / (")
+    script = tmp_path / "cifar100_quantum_channels.py"
+    done = run_file(script, *flags("channels", tmp_path / "runs", *more, "--no-resume"))
+    assert done.returncode == 0, done.stderr
+    new = set(caches.iterdir()) - before.keys()
+    assert len(before) == len(new) == 6 and all(path.read_bytes() == content for path, content in before.items())
+    for path in before:
+        (twin,) = (other for other in new if other.name.rsplit("_", 1)[0] == path.name.rsplit("_", 1)[0])
+        assert np.allclose(np.load(twin)["inputs"], 2 * np.load(path)["inputs"], atol=1e-6)

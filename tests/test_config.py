@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 
 from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
-from tests.helpers import ROOT
-from tests.helpers.scripts import SCRIPTS
+from tests.helpers import ROOT, slow
+from tests.helpers.scripts import SCRIPTS, copy_of_the_code, run_file
 
 MODULES = [module for module, _ in SCRIPTS.values()]
 BASELINE, CHANNELS, HEAD = MODULES
@@ -138,7 +139,9 @@ REFUSED = [
     (BASELINE, "--n-qubits 4", "unknown flag --n-qubits"),  # of the other scripts
     (BASELINE, "42", "unknown flag 42"),
     (BASELINE, "--epochs", "EPOCHS (--epochs): expected one argument: a whole number of at least 1"),
-    (BASELINE, "--resume=maybe", "--resume"),
+    (BASELINE, "--resume=maybe", "RESUME: --resume / --no-resume takes no value, got 'maybe'"),
+    (BASELINE, "--resume False", "RESUME: --resume / --no-resume takes no value, got 'False'"),
+    (BASELINE, "--no-compile true --epochs 3", "COMPILE: --compile / --no-compile takes no value, got 'true'"),
     (BASELINE, "--epochs 0", "EPOCHS (--epochs): expected a whole number of at least 1, got 0"),
     (BASELINE, "--epochs -1", "EPOCHS (--epochs): expected a whole number of at least 1, got -1"),
     (BASELINE, "--epochs 1.5", "EPOCHS (--epochs): expected a whole number of at least 1, got '1.5'"),
@@ -151,11 +154,16 @@ REFUSED = [
     (BASELINE, "--val-fraction 1.5", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got 1.5"),
     (BASELINE, "--val-fraction 0", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got 0.0"),
     (BASELINE, "--val-fraction 1", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got 1.0"),
-    (BASELINE, "--val-fraction nan", "VAL_FRACTION (--val-fraction): expected a number above 0 and below 1, got nan"),
+    (
+        BASELINE,
+        "--val-fraction nan",
+        "VAL_FRACTION (--val-fraction): expected a finite number above 0 and below 1, got nan",
+    ),
     (BASELINE, "--max-lr 0", "MAX_LR (--max-lr): expected a number above 0, got 0.0"),
     (BASELINE, "--max-lr=-1e-3", "MAX_LR (--max-lr): expected a number above 0, got -0.001"),
-    (BASELINE, "--max-lr inf", "MAX_LR (--max-lr): expected a number above 0, got inf"),
-    (BASELINE, "--max-lr nan", "MAX_LR (--max-lr): expected a number above 0, got nan"),
+    (BASELINE, "--max-lr inf", "MAX_LR (--max-lr): expected a finite number above 0, got inf"),
+    (BASELINE, "--max-lr 1e400", "MAX_LR (--max-lr): expected a finite number above 0, got inf"),
+    (BASELINE, "--max-lr nan", "MAX_LR (--max-lr): expected a finite number above 0, got nan"),
     (BASELINE, "--max-lr 7e", "MAX_LR (--max-lr): expected a number above 0, got '7e'"),
     (BASELINE, "--weight-decay -1", "WEIGHT_DECAY (--weight-decay): expected a number from 0, got -1.0"),
     (BASELINE, "--label-smoothing 1", "LABEL_SMOOTHING (--label-smoothing): expected a number from 0 and below 1"),
@@ -192,7 +200,11 @@ REFUSED = [
     (HEAD, "--n-qubits 21", "N_QUBITS (--n-qubits): expected a whole number from 1 to 20, got 21"),
     (HEAD, "--n-layers 0", "N_LAYERS (--n-layers): expected a whole number from 1 to 1000, got 0"),
     (HEAD, "--epochs-warmup -1", "EPOCHS_WARMUP (--epochs-warmup): expected a whole number of at least 0, got -1"),
-    (HEAD, "--epochs-warmup 41", "EPOCHS_WARMUP (--epochs-warmup): expected from 0 to EPOCHS 40, got 41"),
+    (
+        HEAD,
+        "--epochs-warmup 41",
+        "(--epochs-warmup): expected from 0 to EPOCHS 40, got 41; a short run takes --epochs-warmup 1",
+    ),
     (HEAD, "--alpha-start 1", "ALPHA_START (--alpha-start): expected a number above 0 and below 1, got 1.0"),
     (HEAD, "--alpha-start 0", "ALPHA_START (--alpha-start): expected a number above 0 and below 1, got 0.0"),
     (HEAD, "--schedule two", "SCHEDULE (--schedule): expected one of shared, per_phase, got 'two'"),
@@ -249,6 +261,8 @@ def script_with(tmp_path, text):
         ('RESUME = "yes"', "RESUME (--resume): expected True or False, got 'yes'"),
         ("RESUME = 1", "RESUME (--resume): expected True or False, got 1"),
         ("RUN_DIR = None", "RUN_DIR (--run-dir): expected a folder, got None"),
+        ("RUN_DIR = 'a\\0b'", "RUN_DIR (--run-dir): expected a folder, got 'a\\x00b'"),
+        ("WEIGHTS = '\\0'", "WEIGHTS (--weights): expected imagenet, none or the path of a state dict, got '\\x00'"),
         ("EPOCHS = 10**10", "EPOCHS (--epochs): expected a whole number of at least 1, got 10000000000"),
         ("DEPTH = 3", "edited.py: the constant DEPTH has no rule; give it one in own_rules"),
         ("EPOCH = 3", "edited.py: the constant EPOCH has no rule; did you mean EPOCHS?"),
@@ -370,3 +384,63 @@ def test_a_deleted_constant_is_named(tmp_path, name):
     assert (done.returncode, done.stderr) == (
         2, f"error: edited.py: the constant {name} is missing; put it back at the top of the script\n",
     )  # fmt: skip
+
+
+# How people edit constants: what is edited, to what, and what the run then has.
+REWRITTEN = [
+    ("SEED = 42 ", "SEED, EPOCHS, lower = 42, 0, 3\nif True:\n    EPOCHS: int = 1 "),  # all at once
+    ("EPOCHS = 40 ", "EPOCHS: int = 1 "),
+    ("EPOCHS = 40  # passes over the training split\nBATCH_SIZE = 128 ", "EPOCHS, BATCH_SIZE = 1, 32 "),
+    ("EPOCHS = 40 ", "EPOCHS = 0\nif True:\n    EPOCHS = 1 "),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), [case if case is REWRITTEN[0] else slow(*case) for case in REWRITTEN])
+def test_a_script_with_constants_written_in_another_way_trains_to_the_end(tmp_path, old, new):
+    script = copy_of_the_code(tmp_path) / "cifar100_baseline.py"
+    text = script.read_text(encoding="utf-8")
+    if old == "SEED = 42 ":
+        text = re.sub(r"^EPOCHS = .*\n", "", text, flags=re.MULTILINE)
+    text, count = re.subn(f"^{re.escape(old)}", new, text, flags=re.MULTILINE)
+    assert count == 1
+    script.write_text(text, encoding="utf-8")
+    argv = "--dataset synthetic --weights none --model-name mobilenet_v3_small --img-size 32 --train-limit 64"
+    done = run_file(script, *argv.split(), "--eval-limit", 50, "--batch-size", 32, "--run-dir", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "runs/cifar100_baseline_det/seed42/result.json").read_text())
+    assert result["epochs"] == 1
+    wrong = run_file(script, "--epocs", 3)
+    assert (wrong.returncode, wrong.stderr) == (2, "error: unknown flag --epocs; did you mean --epochs?\n")
+
+
+ONE_RULE = '"N_LAYERS": own(2, whole(1, 1000)),'
+WRONG_RULES = [
+    ("own_rules = {  #", "own_rule = {  #", "own_rules is missing; own_rules = {} says that no constant is its own"),
+    ("own_rules = {  #", "own_rules = None\nrules = {  #", "expected {NAME: own(standard value, rule)}, got None"),
+    ("own_rules = {  #", "own_rules = 3\nrules = {  #", "own_rules: expected {NAME: own(standard value, rule)}, got 3"),
+    (ONE_RULE, '"N_LAYERS": 3,', "own_rules, 'N_LAYERS': expected own(standard value, rule), got 3"),
+    (ONE_RULE, '"N_LAYERS": own(2, 3),', "expected own(standard value, rule), whose rule may be whole(1), got 3"),
+    (ONE_RULE, f'{ONE_RULE} "FOO": own(2, whole(1)),', "the constant FOO is missing; put it back at the top"),
+    (ONE_RULE, '"N_LAYERS": whole(1, 1000),', "own_rules, N_LAYERS: expected own(standard value, rule), where the "
+     "standard value is a whole number from 1 to 1000, got none"),
+    (ONE_RULE, '"N_LAYERS": own("2", whole(1, 1000)),', "value is a whole number from 1 to 1000, got '2'"),
+    (ONE_RULE, f'{ONE_RULE} "EPOCHS": own(40, whole(1)),', "own_rules: EPOCHS belongs to the recipe"),
+    (ONE_RULE, "", "the constant N_LAYERS has no rule; give it one in own_rules"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), WRONG_RULES)
+def test_rules_that_are_none_are_one_line(tmp_path, old, new, expected):
+    text = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    script = tmp_path / "edited.py"
+    script.write_text(text.replace(old, new), encoding="utf-8")
+    done = run_file(script, cwd=ROOT, python_path=ROOT)
+    assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_constant_that_gets_no_value_is_missing(tmp_path):
+    text = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
+    content = script_with(tmp_path, text.replace("EPOCHS = 40 ", "EPOCHS: int "))
+    with pytest.raises(InputError, match=r"edited\.py: the constant EPOCHS is missing; put it back"):
+        settings_from_constants(content, [], content["own_rules"])

@@ -25,7 +25,7 @@ from qcifar.data.cifar import load_dataset
 from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.device import set_up_torch
 from qcifar.errors import InputError
-from qcifar.files import read_checkpoint
+from qcifar.files import read_checkpoint, read_json, write_checkpoint, write_json
 from qcifar.quantum.descriptors import input_angles, run_circuit
 from qcifar.quantum.runner import make_runner
 from qcifar.streams import stream
@@ -319,3 +319,21 @@ def test_torchrun_a_dead_rank_ends_the_job_and_the_next_one_goes_on(tmp_path):
     argv = flags("baseline", tmp_path / "calm", *more)
     assert run_processes(2, run_script, "cifar100_baseline", argv) == [0, 0]
     assert_same(*(stored(tmp_path / name / "cifar100_baseline_det" / "seed42") for name in ("calm", "killed")))
+
+
+@pytest.mark.slow
+def test_accepted_code_is_known_to_all_processes(tmp_path):
+    """The run was begun by other code, which is accepted once: both processes read checkpoints of that code."""
+    more = ["--epochs", "1", "--train-limit", "16", "--eval-limit", "16"]
+    argv = flags("baseline", tmp_path, *more)
+    assert run_processes(2, run_script, "cifar100_baseline", argv) == [0, 0]
+    folder = folder_of("baseline", tmp_path, *more)
+    config = read_json(folder / "config.json")
+    config["identity"]["code"]["DLfunctions.py"] = "0" * 12
+    write_json(folder / "config.json", config)
+    for path in (folder / "last.pt", folder / "best.pt"):
+        write_checkpoint(path, read_checkpoint(path) | {"identity": config["identity"]})
+    for flag, accepted in (([], False), (["--accept-code"], True), ([], True)):
+        (folder / "result.json").unlink(missing_ok=True)
+        assert (run_processes(2, run_script, "cifar100_baseline", [*argv, *flag]) == [0, 0]) == accepted
+    assert read_json(folder / "result.json")["accepted_code"]

@@ -36,6 +36,16 @@ def test_it_refuses_what_main_refuses_and_nothing_else(name):
 
 def test_what_is_no_experiment_is_left_to_itself(tmp_path):
     check_command_line(ROOT / "compare_runs.py", ["--epocs"])
-    for text in ("EPOCHS = 3\nown_rules = {'N': unknown}\n", "not Python", "EPOCHS = 2 + f()\n"):
+    for text in (
+        "EPOCHS = 3\nown_rules = {'N': unknown}\n", "not Python", "EPOCHS = 2 + f()\n", "EPOCHS: int\nown_rules = {}\n",
+        "EPOCHS = 0\nif True:\n    EPOCHS = 3\nown_rules = {}\n", "EPOCHS = 0\nEPOCHS += 3\nown_rules = {}\n",
+        "EPOCHS, SEED = 0, 0\nown_rules = {}\n",
+    ):  # fmt: skip
         (tmp_path / "script.py").write_text(text)
         check_command_line(tmp_path / "script.py", ["--epocs"])
+
+
+def test_an_annotated_constant_is_read(tmp_path):
+    (tmp_path / "script.py").write_text("EPOCHS: int = 0\nown_rules = {}\n")
+    with pytest.raises(InputError, match=r"EPOCHS \(--epochs\): expected a whole number of at least 1, got 0"):
+        check_command_line(tmp_path / "script.py", [])

@@ -15,47 +15,35 @@ from torch import nn
 
 import DLfunctions
 from benchmarks.common import HostReads
-from DLfunctions import Progress, Stop, evaluate, train_model, train_one_epoch
+from DLfunctions import Progress, Stop, evaluate, train_one_epoch
 from qcifar.data.augment import Augmentation
-from qcifar.data.loader import EvalLoader, TrainLoader
+from qcifar.data.loader import TrainLoader
 from qcifar.device import CoreShare
 from qcifar.errors import InputError, Interrupted
 from qcifar.experiment.recipe import make_optimizer, make_schedule
 from qcifar.files import read_checkpoint, write_checkpoint
 from qcifar.quantum.descriptors import QuantumMaps
 from qcifar.quantum.layer import QuantumLayer
-from qcifar.streams import torch_stream
 from tests.helpers import slow
 from tests.helpers.runs import tiny_run
 from tests.helpers.scripts import TIMED, Killed, prepare
+from tests.helpers.training import EPOCHS, tiny_loaders, tiny_model, train
 
-EPOCHS = 3
 UNWATCHED = CoreShare(torch.device("meta"), print)
-
-
-def tiny_model():
-    with torch_stream(1, "tiny"):  # dropout: a model that draws must resume exactly, too
-        return nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(), nn.Linear(8, 100),
-        )  # fmt: skip
 
 
 @pytest.fixture
 def loaders(synthetic):
-    train = TrainLoader(synthetic.train_images[:40], synthetic.train_labels[:40], 8, Augmentation(16), seed=3)
-    return train, EvalLoader(synthetic.test_images[:30], synthetic.test_labels[:30], 16, 16)
+    return tiny_loaders(synthetic)
 
 
-def train(loaders, run, model=None, select_by="f1", max_lr=0.05, **arguments):
-    model = model or tiny_model()
-    optimizer = make_optimizer(model, max_lr, 1e-4)
-    scheduler = make_schedule(optimizer, max_lr, EPOCHS * len(loaders[0]))
-    arguments = {"checkpoint_minutes": 0, "autocast": contextlib.nullcontext()} | arguments
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
-    return train_model(
-        model, *loaders, criterion, optimizer, scheduler, run, epochs=EPOCHS, select_by=select_by, **arguments
-    )
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """A shell may have started the tests with SIGINT or SIGHUP ignored, in the background."""
+    before = {signum: signal.signal(signum, signal.default_int_handler) for signum in DLfunctions.STOPPING}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def outcome(run, model, history):
@@ -125,6 +113,21 @@ def test_signal_saves_and_the_same_call_goes_on(loaders, tmp_path, monkeypatch, 
     stopped_at = read_checkpoint(run.last_path)["progress"]
     assert (stopped_at["epoch"], stopped_at["step"]) == ((0, 3) if where == "training" else (1, len(loaders[0])))
     assert_same(expected, outcome(run, *train(loaders, run)))
+
+
+@pytest.mark.parametrize("signum", DLfunctions.STOPPING)
+def test_a_signal_that_was_ignored_before_stays_ignored(loaders, tmp_path, monkeypatch, signum):
+    """As under nohup, which ignores SIGHUP: the end of the terminal must not stop the run."""
+    batches = TrainLoader.batches
+
+    def with_signal(self, *place):
+        os.kill(os.getpid(), signum)
+        yield from batches(self, *place)
+
+    monkeypatch.setattr(TrainLoader, "batches", with_signal)
+    signal.signal(signum, signal.SIG_IGN)
+    _, history = train(loaders, tiny_run(tmp_path))
+    assert len(history) == EPOCHS and signal.getsignal(signum) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize("select_by", ["f1", "top1", "loss"])
@@ -296,7 +299,7 @@ def test_a_trained_run_says_so_and_its_best_epoch_is_checked(loaders, tmp_path):
     best = read_checkpoint(run.best_path)
     other = (best["epoch"] + 1) % EPOCHS
     write_checkpoint(run.best_path, best | {"epoch": other})
-    message = rf"best\.pt: expected the best epoch, {best['epoch'] + 1}, got epoch {other + 1}; --no-resume starts over"
+    message = rf"best\.pt: expected the best epoch, {best['epoch'] + 1}, got epoch {other + 1}; --no-resume starts"
     with pytest.raises(InputError, match=message) as caught:
         train(loaders, run)
     assert run.log_path.read_text().splitlines()[-1] == str(caught.value)
@@ -325,37 +328,37 @@ def test_damaged_and_foreign_checkpoints_are_refused(loaders, tmp_path):
         train(loaders, run)
 
 
-@pytest.mark.parametrize(
-    "progress",
-    [
-        3, {}, {"epoch": 1}, {"epoch": "one"}, {"epoch": -1}, {"epoch": 99}, {"step": 10**6}, {"history": None},
-        {"history": [{}]}, {"unknown": 1}, {"loss_sum": torch.zeros(0), "correct": torch.zeros(0)},
-    ],
-)  # fmt: skip
-def test_a_checkpoint_of_the_wrong_form_is_one_line(loaders, tmp_path, progress):
-    run = tiny_run(tmp_path)
-    train(loaders, run)
-    saved = read_checkpoint(run.last_path)
-    broken = progress if not isinstance(progress, dict) else {"epoch": 0, "history": []} | progress
-    if progress == {}:
-        broken = []
-    write_checkpoint(run.last_path, saved | {"progress": broken})
-    with pytest.raises(
-        InputError, match=r"last\.pt says no place to continue from .*delete it and run again"
-    ) as caught:
-        train(loaders, run)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+@pytest.mark.parametrize("moment", ["end of epoch", "step"])
+def test_two_runs_never_mix_in_one_folder(loaders, tmp_path, monkeypatch, how, moment):
+    """The folder goes away, and another run begins in its place while the first one trains on."""
+    run, second, done = tiny_run(tmp_path / "run"), tiny_run(tmp_path / "run", precision="bf16"), []
+
+    def another_begins(*given):
+        if done:
+            return
+        done.append(shutil.rmtree(run.folder) if how == "deleted" else run.folder.rename(tmp_path / "elsewhere"))
+        second.begin()
+        done.append({path: path.read_bytes() for path in run.folder.iterdir()})
+
+    batches = TrainLoader.batches
+
+    def step(self, *place):
+        another_begins()
+        yield from batches(self, *place)
+
+    if moment == "step":
+        monkeypatch.setattr(TrainLoader, "batches", step)
+    with pytest.raises(InputError, match="run was deleted or renamed during the run, which ends here"):
+        train(loaders, run, on_epoch_end=another_begins if moment == "end of epoch" else None)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == done[1]
+    second.give_back()
 
 
-@pytest.mark.parametrize("part", ["model", "optimizer", "scheduler"])
-@pytest.mark.parametrize("content", [None, 3, [], {"state": 1}])
-def test_a_state_of_the_wrong_form_is_one_line(loaders, tmp_path, part, content):
-    run = tiny_run(tmp_path)
-    train(loaders, run)
-    write_checkpoint(run.last_path, read_checkpoint(run.last_path) | {part: content})
-    with pytest.raises(InputError, match=rf"last\.pt does not fit this {part}: .*delete it and run again") as caught:
-        train(loaders, run)
-    assert "\n" not in str(caught.value)
+def test_a_deleted_config_ends_a_run_with_the_reason(loaders, tmp_path):
+    run = tiny_run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"config\.json was deleted during the run, which ends here; start it again"):
+        train(loaders, run, on_epoch_end=lambda epoch, row: run.config_path.unlink())
 
 
 @pytest.mark.parametrize("how", ["deleted", "renamed"])

@@ -131,10 +131,10 @@ def read_run(folder: Path) -> FinishedRun:
         raise InputError("not finished")
     result, config = read_json(folder / "result.json"), read_json(folder / "config.json")
     for name, kind in NEEDED.items():
-        value = result.get(name, "nothing")
+        value = result.get(name, ...)  # which is of no kind
         fits = isinstance(value, kind | int if kind is float else kind) and not isinstance(value, bool)
         if not fits:
-            raise InputError(f"result.json: expected {_kind(kind)} for {name}, got {value!r}; run it again")
+            raise InputError(f"result.json: expected {_kind(kind)} for {name}, got {result.get(name)!r}; run it again")
     for name in SHARES:
         if not 0 <= result[name] <= 1:  # also NaN
             raise InputError(f"result.json: expected a number from 0 to 1 for {name}, got {result[name]!r}")

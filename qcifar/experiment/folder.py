@@ -1,6 +1,7 @@
 """The folder of one run: what was asked for, what came out, and the refusal to mix the two."""
 
 import contextlib
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,16 @@ from qcifar.experiment.identity import (
     describe_device,
     differences,
     git_commit,
+    identity_code,
     identity_of,
+    listed,
     own_entries,
     recipe_code,
 )
-from qcifar.files import make_folder, read_json, write_json
+from qcifar.files import make_folder, read_checkpoint, read_json, write_json
+from qcifar.results import refuse_no_result
+
+START_OVER = "--no-resume starts the run over"
 
 
 class Run:
@@ -38,14 +44,16 @@ class Run:
 
     def __init__(self, folder: Path, config: dict, resume: bool, accept_code: bool = False):
         self.folder, self.config, self.resume, self.accept_code = folder, config, resume, accept_code
-        self.forgiven = CODE if accept_code else ()  # entries of the identity in which a checkpoint may differ
-        self.lock = FileLock(folder / ".lock")
+        self.lock, self.held = FileLock(folder / ".lock"), None  # which file is held, wherever it lies by now
         self.experiment, self.variant, self.identity = config["experiment"], config["variant"], config["identity"]
         self.notes: list[str] = []  # what `begin` will log
         self.config_path, self.metrics_path = folder / "config.json", folder / "metrics.csv"
         self.result_path, self.predictions_path = folder / "result.json", folder / "predictions.npz"
         self.last_path, self.best_path, self.log_path = folder / "last.pt", folder / "best.pt", folder / "log.txt"
         self.events_folder = folder / "tensorboard"
+        self.paths = (
+            self.result_path, self.last_path, self.best_path, self.metrics_path, self.predictions_path, self.log_path,
+        )  # fmt: skip
         self.dataset = self.identity["DATASET"]
         self.mark = "SYNTHETIC DATA  " if self.dataset == "synthetic" else ""  # goes before every number shown
 
@@ -56,29 +64,78 @@ class Run:
     def refuse_other_settings(self) -> None:
         """Raise `InputError` if the folder holds work that was done with another identity."""
         distributed.on_first(self._refuse_other_settings)
+        self._share_accepted()
 
     def _refuse_other_settings(self) -> None:
-        if not self.resume or not self.config_path.exists():
+        if not self.resume:
             return
-        if not self.last_path.exists() and not self.result_path.exists():
+        before = self._before()
+        if before is None:
             return  # stopped before anything was trained
-        before = read_json(self.config_path)
-        if not isinstance(before.get("identity"), dict) or not isinstance(before.get("accepted_code", []), list):
-            raise InputError(f"{self.config_path} is not one of this test bench; --no-resume starts the run over")
         settings, files = differences(before["identity"], self.identity)
         if settings:
             raise InputError(
-                f"{self.folder} holds a run with other settings: {', '.join(settings)}; use another {flag('RUN_DIR')} "
+                f"{self.folder} holds a run with other settings: {listed(settings)}; use another {flag('RUN_DIR')} "
                 f"or {flag('SEED')}, or --no-resume to delete it and start over"
             )
         self.config["accepted_code"] = before.get("accepted_code", [])
         if files and not self.accept_code:
             raise InputError(
-                f"{self.folder} holds a run of other code: {', '.join(files)} changed; --no-resume deletes it and "
+                f"{self.folder} holds a run of other code: {listed(files)} changed; --no-resume deletes it and "
                 f"starts over, {flag('ACCEPT_CODE')} goes on with it and records that, or use another {flag('RUN_DIR')}"
             )
         if files:
-            self.config["accepted_code"] += [{name: before["identity"].get(name) for name in CODE}]
+            self._accept(before["identity"])
+
+    def _share_accepted(self) -> None:
+        """All processes read the checkpoints, and only the first one config.json."""
+        if accepted := distributed.from_first(self.config.get("accepted_code")):
+            self.config["accepted_code"] = accepted
+
+    def _before(self) -> dict | None:
+        """config.json of the work that the folder holds, or what a checkpoint says of it; None if there is none."""
+        finished = self.result_path.exists()
+        checkpoints = [path for path in (self.last_path, self.best_path) if path.exists()]
+        if not finished and not checkpoints:
+            return None
+        if self.config_path.exists():
+            before = read_json(self.config_path)
+        elif checkpoints:
+            saved = read_checkpoint(checkpoints[0], remedy=START_OVER)
+            before = {"identity": saved.get("identity") if isinstance(saved, dict) else None}
+        else:
+            before = {"identity": self.identity}
+        if not isinstance(before.get("identity"), dict) or not isinstance(before.get("accepted_code", []), list):
+            path = self.config_path if self.config_path.exists() else checkpoints[0]
+            raise InputError(f"{path} is not one of this test bench; {START_OVER}")
+        if finished and self._result()["identity"] != identity_code(before["identity"]):
+            whose = "the run in config.json" if self.config_path.exists() else "these settings, or config.json is lost"
+            raise InputError(f"{self.result_path} is not the result of {whose}; {START_OVER}, or use another --run-dir")
+        return before
+
+    def _result(self) -> dict:
+        result = read_json(self.result_path)
+        refuse_no_result(result, self.result_path)
+        return result
+
+    def _accept(self, identity: dict) -> None:
+        self.config["accepted_code"] += [{name: identity.get(name) for name in CODE}]
+
+    def refuse_other_identity(self, path: Path, identity: dict) -> None:
+        """Raise `InputError` unless the checkpoint `path` is of this run, and of its code or of code it accepted."""
+        settings, files = differences(identity, self.identity)
+        if settings:
+            raise InputError(f"{path} is of another run: {listed(settings)}; {START_OVER}, or use another --run-dir")
+        accepted = self.config.setdefault("accepted_code", [])
+        if not files or {name: identity.get(name) for name in CODE} in accepted:
+            return
+        if not self.accept_code:
+            raise InputError(
+                f"{path} is of other code: {listed(files)} changed; {flag('ACCEPT_CODE')} goes on with it and records "
+                f"that, {START_OVER}"
+            )
+        self._accept(identity)
+        write_json(self.config_path, self.config)
 
     def note(self, text: str) -> None:
         """Log `text`, as soon as the run begins: until then there is no log.txt."""
@@ -95,19 +152,14 @@ class Run:
         """
         make_folder(self.folder)
         distributed.on_first(self._take)
-        paths = [
-            self.result_path,
-            self.last_path,
-            self.best_path,
-            self.metrics_path,
-            self.predictions_path,
-            self.log_path,
-        ]
-        for path in (*paths, self.config_path, self.events_folder):
+        self._share_accepted()
+        for path in (*self.paths, self.config_path, self.events_folder):
             if path.is_symlink():
                 raise InputError(f"{path} is a link; delete it: a run writes into its own folder only")
+            if path.is_dir() and path != self.events_folder:
+                raise InputError(f"{path} is a folder; move it away: a run writes a file of this name")
         if not self.resume and distributed.rank() == 0:
-            for path in paths:
+            for path in self.paths:
                 path.unlink(missing_ok=True)
             delete_event_files(self.events_folder)
         if distributed.rank() == 0:
@@ -132,6 +184,7 @@ class Run:
             ) from None
         except OSError as error:
             raise InputError(f"cannot lock {self.folder}: {error.strerror}") from None
+        self.held = _file_of(self.folder / ".lock")
         try:
             self._refuse_other_settings()  # as the folder is now
         except InputError:
@@ -139,9 +192,16 @@ class Run:
             raise
 
     def refuse_if_gone(self) -> None:
-        """Raise `InputError` if the folder was deleted or renamed: what is written now would lack its config.json."""
-        if distributed.rank() == 0 and not self.config_path.exists():
+        """Raise `InputError` if the folder was deleted or renamed, and perhaps made anew by another run.
+
+        Called before every write, which would mix two runs or lack its config.json.
+        """
+        if distributed.rank() > 0 or self.held is None:
+            return
+        if _file_of(self.folder / ".lock") != self.held:
             raise InputError(f"{self.folder} was deleted or renamed during the run, which ends here; start it again")
+        if not self.config_path.exists():
+            raise InputError(f"{self.config_path} was deleted during the run, which ends here; start it again")
 
     def give_back(self) -> None:
         """Let other processes have the folder; the end of the process does that, too."""
@@ -163,6 +223,7 @@ class Run:
     def _append(self, text: str) -> None:
         if distributed.rank() > 0:
             return
+        self.refuse_if_gone()
         try:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
@@ -194,16 +255,28 @@ class Run:
 
     def show_result(self) -> dict:
         """Print and return the stored result of a finished run."""
-        result = read_json(self.result_path)
-        try:
-            line = describe_result(result)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{self.result_path} is not a result of this test bench ({describe(error)}); delete it and run again"
-            ) from None
+        result = self._result()
+        mine = {"experiment": self.experiment, "variant": self.variant, "seed": self.identity.get("SEED")}
+        for name, value in mine.items():
+            if result[name] != value:
+                raise InputError(
+                    f"{self.result_path}: expected {value!r} for {name}, got {result[name]!r}; {START_OVER}"
+                )
         distributed.say(f"{self.folder} is finished; nothing to do (--no-resume starts it over)")
-        distributed.say(self.mark + line)
+        if not distributed.from_first(self.config_path.exists()):  # the result says that its identity is this one
+            write_json(self.config_path, self.config | {"git_commit": "unknown"})
+            distributed.say(f"{self.config_path} was missing and is written again")
+        distributed.say(self.mark + describe_result(result))
         return result
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """What is a file's own as long as it is open, whatever its name becomes; None where there is no such name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def describe_result(result: dict) -> str:
@@ -241,6 +314,7 @@ def open_run(
     """
     details = {"own_code": own_code(Path(script), as_constants(cfg))} | details
     identity = identity_of(cfg, device, precision, parts) | details
+    identity = json.loads(json.dumps(identity))  # as it will be read back: a tuple becomes a list
     own, variant = own_entries(cfg, own_rules, details), variant_of(cfg, own_rules)
     config = {
         "experiment": experiment,

@@ -17,6 +17,12 @@ from qcifar.experiment.weights import weights_fingerprint
 
 # Constants that may change between a start and a restart: they cannot change a number.
 NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "ACCEPT_CODE", "DEVICE", "PRECISION"}
+REMEDIES = {
+    "threads": " (OMP_NUM_THREADS={} gives it the same number)",
+    "instructions": " (a processor with {} continues it)",
+}
+MOST_LISTED = 4  # differences in a message
+LONGEST_VALUES = 120  # characters of both values of one
 CODE = ("code", "own_code")  # entries of an identity that hold {file: fingerprint}
 PACKAGES = ("torch", "torchvision", "pennylane", "pennylane-lightning", "numpy", "scikit-learn", "pillow")
 
@@ -31,8 +37,10 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
     """
     identity = {name: value for name, value in as_constants(cfg).items() if name not in NEUTRAL}
     identity |= {"device": device.type, "precision": precision, "processes": distributed.world_size()}
-    if device.type == "cpu":  # another number rounds differently
+    if device.type == "cpu":  # another number of threads or other instructions (AVX2, AVX512) round differently
         identity["threads"] = torch.get_num_threads()
+        capability = torch.backends.cpu.get_cpu_capability()
+        identity["instructions"] = ", ".join(dict.fromkeys(distributed.each(capability)))
     if device.type == "cuda":  # another model rounds differently
         identity["gpu"] = ", ".join(dict.fromkeys(distributed.each(torch.cuda.get_device_name(device))))
     if distributed.world_size() == 1:
@@ -70,9 +78,20 @@ def differences(before: dict, now: dict) -> tuple[list[str], list[str]]:
             old, new = (part if isinstance(part, dict) else {} for part in (old, new))
             files += [file for file in {**old, **new} if old.get(file) != new.get(file)]
         else:
-            remedy = f" (OMP_NUM_THREADS={old} gives it the same number)" if name == "threads" else ""
-            settings.append(f"{name} {old} -> {new}{remedy}")
+            values = f" {old} -> {new}" if len(f"{old}{new}") <= LONGEST_VALUES else ""  # not two whole augmentations
+            settings.append(f"{name}{values}{REMEDIES.get(name, '').format(old)}")
     return settings, files
+
+
+def listed(differing: list[str]) -> str:
+    """At most four of them."""
+    more = len(differing) - MOST_LISTED
+    return ", ".join(differing[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def identity_code(identity: dict) -> str:
+    """12 hex digits of all that a run's numbers depend on; result.json says by them whose result it is."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def recipe_code(identity: dict, own: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -37,7 +38,7 @@ def build_network(cfg, note: Callable[[str], None], classes: int = CLASSES) -> n
             read, or do not fit.
     """
     refuse_unknown_network(cfg.model_name, cfg.stem)
-    with torch_stream(cfg.seed, "backbone"):
+    with torch_stream(cfg.seed, "backbone"), warnings.catch_warnings(action="ignore"):  # GoogLeNet's, on its start
         net = get_model(cfg.model_name)
     name, last = _last_linear(net, cfg.model_name)
     with torch_stream(cfg.seed, "classifier"):
@@ -126,6 +127,10 @@ def _load(net: nn.Module, state: dict[str, torch.Tensor], cfg, note: Callable[[s
     state = under_own_names(state, net, head)
     weight, bias = f"{head}.weight", f"{head}.bias"
     if weight in state and state[weight].shape != wanted[weight].shape:  # another task's classes
+        note(
+            f"the last layer starts at random: that of WEIGHTS {source} has the shape {tuple(state[weight].shape)}, "
+            f"not {tuple(wanted[weight].shape)}"
+        )
         state[weight], state[bias] = wanted[weight], wanted[bias]
     if cfg.stem == "cifar" and stem in state and state[stem].shape != wanted[stem].shape:
         was = " x ".join(map(str, state[stem].shape[2:]))

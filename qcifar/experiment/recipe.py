@@ -146,12 +146,12 @@ def refuse_graphs(cfg, device: torch.device) -> None:
         )
 
 
-def refuse_too_large(model: nn.Module, device: torch.device, cfg) -> None:
+def refuse_too_large(model: nn.Module, device: torch.device, cfg, parts: Parts) -> None:
     """Raise `InputError` where a step would certainly need more memory than there is: what the backward pass keeps.
 
     The batch is counted with at most the images that there are, in bfloat16 where that may be.
     """
-    images = min(cfg.batch_size, cfg.train_limit or 50_000) // (cfg.accumulate * distributed.world_size())
+    images = min(cfg.batch_size, len(parts.train.index)) // (cfg.accumulate * distributed.world_size())
     narrow = 2 if device.type == "cuda" and cfg.precision in ("auto", "bf16") else 1
     needed, free = images * activation_bytes(model, cfg.img_size) // narrow, free_memory(device)
     if free is not None and needed > free:
@@ -162,9 +162,13 @@ def refuse_too_large(model: nn.Module, device: torch.device, cfg) -> None:
         )
 
 
-def place(model: nn.Module, device: torch.device, cfg) -> nn.Module:
-    """`model` on `device`, in the memory format that is fastest there, as the constants say."""
-    refuse_too_large(model, device, cfg)
+def place(model: nn.Module, device: torch.device, cfg, parts: Parts) -> nn.Module:
+    """`model` on `device`, in the memory format that is fastest there, as the constants say.
+
+    Raises:
+        InputError: a step on images of `parts` would need more memory than there is.
+    """
+    refuse_too_large(model, device, cfg, parts)
     model = model.to(device)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
@@ -221,5 +225,9 @@ class OneCyclePerPhase:
         return {"taken": self.taken, "cycle": self.cycle.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        begin = max(first for first in self.begins if first <= state["taken"])
+        length, taken = self.begins[begin], state["taken"] - begin
+        if (state["cycle"]["total_steps"], state["cycle"]["last_epoch"]) != (length, taken):
+            raise ValueError(f"expected step {taken} of a cycle of {length}")
         self.taken = state["taken"]
         self.cycle.load_state_dict(state["cycle"])

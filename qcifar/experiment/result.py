@@ -8,6 +8,7 @@ import torch
 
 from qcifar import distributed
 from qcifar.experiment.folder import describe_result
+from qcifar.experiment.identity import identity_code
 from qcifar.experiment.models import count_parameters
 from qcifar.experiment.recipe import Prepared
 from qcifar.files import write_json, write_npz
@@ -58,6 +59,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         "precision": run.identity["precision"],
         "processes": distributed.world_size(),
         "recipe": run.config["recipe"],
+        "identity": identity_code(run.identity),
         "accepted_code": bool(run.config.get("accepted_code")),
         "weights": cfg.weights,
         "train_images": run.config["images"]["train"],
@@ -66,6 +68,7 @@ def report(prepared: Prepared, cfg, history: list[dict], scores: dict, logits: n
         "branch_on": None,
         "dependence": None,
     } | prepared.facts(logits)
+    run.refuse_if_gone()
     write_json(run.result_path, result)
     run.log(describe_result(result))
     run.give_back()

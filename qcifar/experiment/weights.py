@@ -1,5 +1,6 @@
 """The tensors that a network starts from: torchvision's ImageNet weights, or a file in one of the usual forms."""
 
+import difflib
 import hashlib
 import pickle
 import re
@@ -31,7 +32,10 @@ def weights_fingerprint(name: str, weights: str) -> str | None:
     try:
         return _sha256(path)
     except FileNotFoundError:
-        raise InputError(f"--weights {weights}: no such file") from None
+        near = difflib.get_close_matches(weights.lower(), ("imagenet", "none"), n=1)
+        raise InputError(
+            f"--weights {weights}: no such file" + (f"; did you mean {near[0]}?" if near else "")
+        ) from None
     except OSError as error:
         raise InputError(f"--weights {weights} cannot be read: {error.strerror}") from None
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pennylane as qml
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
@@ -153,13 +154,24 @@ def run_circuit(qnode: Callable, angles: torch.Tensor, title: str) -> torch.Tens
                 raise InputError(f"{where} failed: {describe(error)}") from error
             if values.shape != chunk.shape:
                 raise InputError(f"{where}: expected values {tuple(chunk.shape)}, got {tuple(values.shape)}")
-            if not bool((values.abs() <= 1 + 1e-6).all()):  # also catches NaN
-                raise InputError(f"{where}: expected values from -1 to 1, got {values.abs().max().item()}")
+            refuse_wrong_values(values, chunk, first, where)
             result.copy_(values)
             if number < distributed.world_size():
                 _say_if_long(title, (time.monotonic() - started) * len(chunks) / distributed.world_size())
             bar.update(min(len(chunk) * distributed.world_size(), n - first))
     return distributed.sum_of(results)
+
+
+def refuse_wrong_values(values: torch.Tensor, angles: torch.Tensor, first: int, where: str) -> None:
+    """Raise `InputError` for a value outside [-1, 1] or NaN, with the first image that has one and its angles."""
+    wrong = (~(values.abs() <= 1 + 1e-6)).any(dim=1)  # also catches NaN
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        value = next(value for value in values[row].tolist() if not abs(value) <= 1 + 1e-6)
+        raise InputError(
+            f"{where}: expected values from -1 to 1, got {value:.6g} for image {first + row}, whose angles go from "
+            f"{angles[row].min().item():.3g} to {angles[row].max().item():.3g}"
+        )
 
 
 def _say_if_long(title: str, seconds: float) -> None:
@@ -184,8 +196,8 @@ def cached_descriptors(
         qnode: see `run_circuit`.
         images: (n, 3, 32, 32) uint8.
         index: (n,) place of each image in the published file.
-        parameters: what the circuit and the preprocessing were; the key is made of these, the part
-            and the index. Needs "n_qubits" and "image_size".
+        parameters: what the circuit, the preprocessing and their code were; the key is made of these, of
+            PennyLane's version, the part and the index. Needs "n_qubits" and "image_size".
 
     Returns:
         (n, n_qubits) float32.
@@ -193,7 +205,7 @@ def cached_descriptors(
     Raises:
         InputError: the circuit fails; the cache is damaged, of something else, or not finite.
     """
-    parameters = parameters | {"part": part, "kind": kind, "index": fingerprint(index)}
+    parameters = parameters | {"part": part, "kind": kind, "index": fingerprint(index), "pennylane": qml.__version__}
     path = folder / f"{part}_q_{kind}_{descriptor_key(parameters)}.npz"
     if not distributed.from_first(path.exists()):
         with one_at_a_time(path):
@@ -205,17 +217,24 @@ def cached_descriptors(
 def _write_descriptors(path, part, kind, qnode, images, index, parameters) -> None:
     angles = input_angles(images, parameters["n_qubits"], parameters["image_size"])
     values = run_circuit(qnode, angles, f"{part} {kind}")
+    qvec, inputs = values.to(torch.float32).numpy(), angles.to(torch.float32).numpy()
     write_npz(
         path,
-        qvec=values.to(torch.float32).numpy(),
-        inputs=angles.to(torch.float32).numpy(),
+        qvec=qvec,
+        inputs=inputs,
         index=index,
         parameters=np.array(json.dumps(parameters, sort_keys=True)),
+        checksum=np.array(_checksum(qvec, inputs)),
     )
 
 
+def _checksum(*arrays: np.ndarray) -> str:
+    """SHA-256 of the numbers: a file of the right form may hold others."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
 def _validated_descriptors(path: Path, index: np.ndarray, parameters: dict) -> torch.Tensor:
-    stored = read_npz(path, ("qvec", "inputs", "index", "parameters"))
+    stored = read_npz(path, ("qvec", "inputs", "index", "parameters", "checksum"))
 
     def refuse(what: str, expected, got):
         raise InputError(f"{path}: {what}: expected {expected}, got {got}; delete it and run again")
@@ -240,6 +259,8 @@ def _validated_descriptors(path: Path, index: np.ndarray, parameters: dict) -> t
         refuse("qvec", "values from -1 to 1", np.abs(stored["qvec"]).max())
     if not np.array_equal(stored["index"], index):
         refuse("index", "the images of this split", "others")
+    if str(stored["checksum"]) != _checksum(stored["qvec"], stored["inputs"]):
+        refuse("qvec and inputs", "the numbers that were computed", "others (their checksum differs)")
     return torch.from_numpy(stored["qvec"])
 
 

@@ -1,6 +1,7 @@
 """The run folder: where it lies, what is refused there, and that nothing is written before training begins."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import torch
 from qcifar.config import own, whole
 from qcifar.errors import InputError
 from qcifar.experiment.folder import describe_result, open_run
+from qcifar.experiment.identity import identity_code
 from qcifar.experiment.recipe import load_parts
-from qcifar.files import write_checkpoint, write_json
-from tests.helpers.runs import tiny_run
+from qcifar.files import read_json, write_checkpoint, write_json
+from tests.helpers.runs import RESULT, tiny_run
 from tests.helpers.scripts import SCRIPTS, settings
 
 CPU = torch.device("cpu")
@@ -80,9 +82,12 @@ def test_only_synthetic_numbers_are_marked(tmp_path, dataset, capsys):
 def test_what_an_earlier_start_left(tmp_path, resume):
     """Results stay, or go with --no-resume; half-written files go in any case; what is not the run's stays."""
     left = ["result.json", "last.pt", "best.pt", "metrics.csv", "predictions.npz", "log.txt"]
+    run = tiny_run(tmp_path, resume)
     for name in [*left, "last.pt.77.partial", "my notes.txt"]:
         (tmp_path / name).write_text("{}")
-    tiny_run(tmp_path, resume).begin()
+    write_json(tmp_path / "result.json", RESULT | {"identity": identity_code(run.identity)})
+    write_json(tmp_path / "config.json", run.config)
+    run.begin()
     here = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert (here.keys() >= set(left)) == resume and "last.pt.77.partial" not in here and here["my notes.txt"] == "{}"
     assert here["log.txt"].startswith("{}") == resume and ("last.pt" in here) == resume
@@ -93,7 +98,7 @@ def test_settings_are_compared_only_with_those_of_work_that_was_done(tmp_path):
     before.begin()
     tiny_run(tmp_path, precision="bf16").refuse_other_settings()  # nothing was trained
     for path in (before.last_path, before.result_path):
-        write_json(path, {})
+        write_json(path, RESULT | {"identity": identity_code(before.identity)})
         with pytest.raises(
             InputError, match=r"precision fp32 -> bf16, weights absent -> mine; .*--no-resume to delete"
         ):
@@ -103,18 +108,122 @@ def test_settings_are_compared_only_with_those_of_work_that_was_done(tmp_path):
         path.unlink()
 
 
+def finished(folder, **changes):
+    """The folder of a finished run; `changes` are made to its result.json."""
+    run = tiny_run(folder, SEED=7)
+    run.begin()
+    write_json(run.result_path, RESULT | {"identity": identity_code(run.identity)} | changes)
+    run.give_back()
+    return run
+
+
 def test_a_finished_run_is_shown_and_no_resume_forgets_it(tmp_path, capsys):
-    result = {"experiment": "tiny", "variant": "n_layers=6", "seed": 7, "test_top1": 0.5, "test_top5": 0.75}
-    result |= {"test_f1": 0.25, "test_images": 40, "val_top1": 0.625, "best_epoch": 2, "epochs": 3}
-    result |= {"images_per_second": 99.6}
-    write_json(tmp_path / "result.json", result)
-    run = tiny_run(tmp_path)
+    run = finished(tmp_path)
     assert run.finished and not tiny_run(tmp_path, resume=False).finished
-    assert run.show_result() == result
+    capsys.readouterr()
+    assert run.show_result() == read_json(run.result_path)
     said, shown = capsys.readouterr().out.splitlines()
     assert "is finished; nothing to do" in said
     assert shown == (
-        "SYNTHETIC DATA  tiny n_layers=6 seed 7: test top1 0.5000 top5 0.7500 f1 0.2500 (n = 40), "
+        "SYNTHETIC DATA  tiny seed 7: test top1 0.5000 top5 0.7500 f1 0.2500 (n = 40), "
         "val top1 0.6250 at epoch 2 of 3, 100 img/s"
     )
-    assert describe_result(result | {"variant": ""}).startswith("tiny seed 7: ")
+    assert describe_result(RESULT | {"variant": "n_layers=6"}).startswith("tiny n_layers=6 seed 7: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"test_top1": math.nan}, "test_top1: expected a number from 0 to 1, got nan"),
+        ({"test_top5": 7.5}, "test_top5: expected a number from 0 to 1, got 7.5"),
+        ({"val_top1": -0.1}, "val_top1: expected a number from 0 to 1"),
+        ({"val_f1": "0.5"}, "val_f1: expected a number from 0 to 1, got '0.5'|val_f1: expected a number, got '0.5'"),
+        ({"test_loss": math.inf}, "test_loss: expected a number from 0, got inf"),
+        ({"best_epoch": 4}, "best_epoch: expected a whole number from 0 to 3, got 4"),
+        ({"epochs": True}, "epochs: expected a whole number, got True"),
+        ({"seed": 7.0}, "seed: expected a whole number, got 7.0"),
+        ({"images_per_second": None}, "images_per_second: expected a number, got None"),
+        ({"control": 3}, "control: expected a text or null, got 3"),
+        ({"identity": 3}, "identity: expected a text, got 3"),
+        ({"experiment": "another"}, "expected 'tiny' for experiment, got 'another'"),
+        ({"variant": "n_qubits=8"}, "expected '' for variant, got 'n_qubits=8'"),
+        ({"seed": 8}, "expected 7 for seed, got 8"),
+    ],
+)
+def test_a_result_that_holds_something_else_is_not_shown(tmp_path, capsys, changes, expected):
+    run = finished(tmp_path)
+    result = read_json(run.result_path) | changes
+    run.result_path.write_text(json.dumps(result))  # NaN, too
+    capsys.readouterr()
+    with pytest.raises(InputError, match=rf"result\.json.*({expected}).*--no-resume starts the run over"):
+        run.refuse_other_settings()
+        run.show_result()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("left", [["result.json"], ["last.pt"], ["best.pt"], ["result.json", "last.pt"]])
+def test_without_its_config_a_run_is_shown_or_continued_for_its_own_settings_only(tmp_path, left, capsys):
+    run = finished(tmp_path)
+    for path in (run.last_path, run.best_path):
+        write_checkpoint(path, {"identity": run.identity, "model": {}})
+    for path in tmp_path.iterdir():
+        if path.name not in left and path.name != ".lock":
+            path.unlink()
+    other = tiny_run(tmp_path, SEED=7, precision="bf16")
+    expected = (
+        "fp32 -> bf16" if left != ["result.json"] else "is not the result of these settings, or config.json is lost"
+    )
+    with pytest.raises(InputError, match=expected):
+        other.refuse_other_settings()
+    with pytest.raises(InputError, match=expected):
+        other.begin()
+    assert not run.config_path.exists()
+    same = tiny_run(tmp_path, SEED=7)
+    same.refuse_other_settings()
+    if same.finished:
+        same.show_result()
+        assert "config.json was missing and is written again" in capsys.readouterr().out
+        assert read_json(run.config_path) == same.config | {"git_commit": "unknown"}
+        with pytest.raises(InputError, match="fp32 -> bf16"):
+            other.refuse_other_settings()
+
+
+def test_a_result_beside_another_runs_config_is_refused(tmp_path):
+    run = finished(tmp_path)
+    write_json(run.result_path, read_json(run.result_path) | {"identity": "0" * 12})
+    with pytest.raises(InputError, match=r"result\.json is not the result of the run in config\.json; --no-resume"):
+        run.refuse_other_settings()
+
+
+def test_a_foreign_config_is_refused_with_four_of_the_differences(tmp_path):
+    run = finished(tmp_path)
+    config = read_json(run.config_path)
+    config["identity"] = {f"x{number}": number for number in range(9)}
+    write_json(run.config_path, config)
+    write_json(run.result_path, read_json(run.result_path) | {"identity": identity_code(config["identity"])})
+    with pytest.raises(InputError, match=r"settings: x0 0 -> absent, .*, x3 3 -> absent and 9 more; use another"):
+        run.refuse_other_settings()
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.csv", "last.pt", "result.json", "config.json"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path, name, resume):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name}.*(is a folder; move it away|Is a directory)"):
+        tiny_run(tmp_path, resume).begin()
+
+
+def test_code_of_a_checkpoint_is_accepted_if_it_was_recorded_and_no_other(tmp_path):
+    old, new = {"code": {"a.py": "1"}, "own_code": {}}, {"code": {"a.py": "2"}, "own_code": {}}
+    run = tiny_run(tmp_path, **new)
+    run.config["accepted_code"] = [old]
+    run.refuse_other_identity(run.last_path, run.identity)
+    run.refuse_other_identity(run.last_path, run.identity | old)
+    other = {"code": {"a.py": "3"}}
+    with pytest.raises(InputError, match=r"last\.pt is of other code: a\.py changed; --accept-code goes on with it"):
+        run.refuse_other_identity(run.last_path, run.identity | other)
+    with pytest.raises(InputError, match=r"last\.pt is of another run: precision bf16 -> fp32; --no-resume starts"):
+        run.refuse_other_identity(run.last_path, run.identity | old | {"precision": "bf16"})
+    accepting = tiny_run(tmp_path, accept_code=True, **new)
+    accepting.refuse_other_identity(run.last_path, run.identity | other)
+    assert read_json(run.config_path)["accepted_code"] == [other | {"own_code": {}}]

@@ -11,7 +11,7 @@ from qcifar.config import as_constants, own, text, whole
 from qcifar.errors import InputError
 from qcifar.experiment import folder as run_folder
 from qcifar.experiment import identity
-from qcifar.experiment.identity import describe_device, identity_of, own_entries, recipe_code
+from qcifar.experiment.identity import describe_device, differences, identity_of, listed, own_entries, recipe_code
 from qcifar.experiment.recipe import load_parts
 from qcifar.files import write_checkpoint
 from tests.helpers.scripts import settings
@@ -108,3 +108,18 @@ def test_device_is_said_in_words(monkeypatch):
     assert said.startswith("CPU, ") and said.endswith(f", {torch.get_num_threads()} threads")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     assert describe_device(torch.device("cuda:0")) == "NVIDIA H100"
+
+
+def test_differences_are_said_shortly():
+    before = {"a": 1, "threads": 2, "augmentation": "x" * 99, "code": {"a.py": "1", "b.py": "2"}, "own_code": None}
+    now = {
+        "a": 2,
+        "threads": 4,
+        "augmentation": "y" * 99,
+        "code": {"a.py": "1", "b.py": "3"},
+        "own_code": {"c.py": "1"},
+    }
+    settings, files = differences(before, now)
+    assert settings == ["a 1 -> 2", "threads 2 -> 4 (OMP_NUM_THREADS=2 gives it the same number)", "augmentation"]
+    assert files == ["b.py", "c.py"]
+    assert listed(["a", "b", "c", "d"]) == "a, b, c, d" and listed(list("abcdef")) == "a, b, c, d and 2 more"

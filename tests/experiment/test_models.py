@@ -338,3 +338,24 @@ def test_count_parameters_is_torchvisions():
     model = network("resnet34", "none", SEED)
     model.requires_grad_(False)  # frozen ones count
     assert count_parameters(model) == expected
+
+
+def test_a_last_layer_of_other_classes_starts_at_random_and_the_log_says_so(tmp_path):
+    notes = []
+    path = tmp_path / "thousand.pt"
+    torch.save(torchvision_state(), path)
+    network(NAME, path, note=notes.append)
+    (said,) = notes
+    assert said.startswith("the last layer starts at random: that of WEIGHTS") and "(1000, 512), not (100, 512)" in said
+
+
+@pytest.mark.parametrize("given", ["ImageNet", "imagenett", "None"])
+def test_a_misspelt_name_of_weights_is_guessed(given):
+    with pytest.raises(InputError, match=rf"--weights {given}: no such file; did you mean (imagenet|none)\?"):
+        weights.weights_fingerprint(NAME, given)
+
+
+def test_networks_that_are_refused_warn_of_nothing(recwarn):
+    with pytest.raises(InputError, match="without auxiliary outputs"):
+        network("googlenet", img_size=224)
+    assert [str(warning.message) for warning in recwarn] == []

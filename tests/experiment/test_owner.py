@@ -1,6 +1,5 @@
 """One process owns a run folder, and a run is continued by the code and the threads that began it."""
 
-import ast
 import json
 import multiprocessing
 import shutil
@@ -9,9 +8,9 @@ import pytest
 import torch
 
 from qcifar.errors import InputError
-from qcifar.experiment import code, identity
+from qcifar.experiment import code
 from qcifar.files import read_json, write_checkpoint
-from tests.helpers.scripts import ROOT, SCRIPTS, folder_of, prepare, run
+from tests.helpers.scripts import SCRIPTS, copy_of_the_code, edit, flags, folder_of, prepare, run, run_file
 
 SHORT = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
 
@@ -65,11 +64,33 @@ def test_what_came_between_looking_and_beginning_is_seen(tmp_path):
 def test_a_lost_config_is_written_again(tmp_path):
     it = prepare("baseline", tmp_path, *SHORT)
     it.run.begin()
-    write_checkpoint(it.run.last_path, {})
+    write_checkpoint(it.run.last_path, {"identity": it.run.identity, "model": {}})
     it.run.give_back()
     it.run.config_path.unlink()
+    with pytest.raises(InputError, match=r"MAX_LR 0\.0007 -> 0\.5"):
+        run("baseline", tmp_path, *SHORT, "--max-lr", "0.5")
+    assert not it.run.config_path.exists()
     prepare("baseline", tmp_path, *SHORT).run.begin()
     assert read_json(it.run.config_path)["identity"] == it.run.identity
+
+
+def test_a_finished_run_that_lost_its_config_is_shown_for_its_own_settings_only(tmp_path):
+    result, folder = run("baseline", tmp_path, *SHORT)
+    for path in ("config.json", "last.pt", "best.pt"):
+        (folder / path).unlink()
+    with pytest.raises(InputError, match=r"result\.json is not the result of these settings, or config\.json is lost"):
+        run("baseline", tmp_path, *SHORT, "--max-lr", "0.5")
+    assert run("baseline", tmp_path, *SHORT)[0] == result
+    assert read_json(folder / "config.json")["constants"]["MAX_LR"] == 0.0007
+
+
+def test_other_instructions_of_the_processor_are_another_run(tmp_path, monkeypatch):
+    _, folder = run("baseline", tmp_path, *SHORT)
+    before = read_json(folder / "config.json")["identity"]["instructions"]
+    assert before == torch.backends.cpu.get_cpu_capability()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
+    with pytest.raises(InputError, match=rf"instructions {before} -> OTHER \(a processor with {before} continues it\)"):
+        run("baseline", tmp_path, *SHORT)
 
 
 def test_other_threads_are_another_run_and_the_remedy_is_named(tmp_path):
@@ -84,49 +105,39 @@ def test_other_threads_are_another_run_and_the_remedy_is_named(tmp_path):
     assert (folder / "result.json").exists()
 
 
-@pytest.mark.parametrize("entry", ["code", "own_code"])
-def test_edited_code_is_noticed_and_can_be_accepted(entry, tmp_path, monkeypatch):
-    first, folder = run("head", tmp_path, *SHORT, "--epochs-warmup", "0")
-    recipe = first["recipe"]
+def test_edited_code_is_noticed_and_once_accepted_it_stays_so(tmp_path):
+    """Files are edited, and the script is started as a user does: its own module, the script and shared code."""
+    script = copy_of_the_code(tmp_path) / "cifar100_baseline.py"
+    (tmp_path / "my_scale.py").write_text("loss_scale = 1\n")
+    edit(script, "from torch import nn\n", "from torch import nn\n\nfrom my_scale import loss_scale\n")
+    argv = flags("baseline", tmp_path / "runs", *SHORT, "--model-name", "mobilenet_v3_small")
+    folder = tmp_path / "runs" / "cifar100_baseline_det" / "seed42"
+
+    def started(*more):
+        done = run_file(script, *argv, *more)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr.splitlines()[-1] if done.stderr else ""
+
+    assert started()[0] == 0
+    first = read_json(folder / "result.json")
     (folder / "result.json").unlink()  # as if it had been stopped before the test
-    where, name = (identity, "shared_code") if entry == "code" else (code, "own_code")
-    original = getattr(where, name)
-    target = {"code": "qcifar/data/augment.py", "own_code": "cifar100_hybrid_Qhead.py"}[entry]
-    import qcifar.experiment.folder as run_folder
-
-    patched = where if entry == "code" else run_folder
-    monkeypatch.setattr(patched, name, lambda *given: original(*given) | {target: "another"})
-    again = ("head", tmp_path, *SHORT, "--epochs-warmup", "0")
-    with pytest.raises(InputError, match=rf"holds a run of other code: {target} changed; --no-resume .* --accept-code"):
-        run(*again)
-    result, _ = run(*again, "--accept-code")
-    assert result["test_loss"] == first["test_loss"] and (result["recipe"] == recipe) == (entry == "own_code")
-    accepted = read_json(folder / "config.json")["accepted_code"]
-    assert len(accepted) == 1 and accepted[0][entry][target] != "another"
-    assert run(*again, "--accept-code")[0] == result  # finished, and shown
-
-
-def test_fingerprints_see_code_and_nothing_else(tmp_path):
-    source = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
-    path = tmp_path / "cifar100_hybrid_Qhead.py"
-
-    def of(text):
-        path.write_text(text, encoding="utf-8")
-        ast.parse(text)
-        return code.own_code(path, {"SEED": 1, "N_LAYERS": 2})
-
-    before = of(source)
-    assert before == code.own_code(ROOT / path.name, {"SEED": 1, "N_LAYERS": 2})
-    assert {"cifar100_hybrid_Qhead.py", "qcifar/quantum/layer.py", "qcifar/compiler/circuit.py"} <= before.keys()
-    for old, new in (("N_LAYERS = 2 ", "N_LAYERS = 3 "), ("# (B, n_qubits)", "# shape"), ("Everything that is", "All")):
-        assert old in source and of(source.replace(old, new)) == before
-    message = source.replace("expected from 0 to EPOCHS", "wanted from 0 to EPOCHS")
-    assert message != source and of(message) == before
-    changed = of(source.replace("math.pi * torch.tanh", "2 * math.pi * torch.tanh"))
-    assert changed[path.name] != before[path.name]
-    baseline = code.own_code(ROOT / "cifar100_baseline.py", {})
-    assert list(baseline) == ["cifar100_baseline.py"]
-    assert {"DLfunctions.py", "qcifar/data/augment.py", "qcifar/experiment/recipe.py"} <= code.shared_code().keys()
+    (tmp_path / "my_scale.py").write_text("loss_scale = 2\n")
+    edit(script, "criterion = nn.Cross", "criterion = loss_scale and nn.Cross")
+    edit(tmp_path / "qcifar/data/augment.py", "SOURCE = 32", "SOURCE = 64 // 2")
+    code, said = started()
+    assert code == 2 and "--no-resume deletes it and starts over, --accept-code goes on with it" in said
+    assert "other code: qcifar/data/augment.py, cifar100_baseline.py, my_scale.py changed" in said
+    assert started("--accept-code")[0] == 0
+    result = read_json(folder / "result.json")
+    assert result["accepted_code"] and result["recipe"] != first["recipe"]
+    assert result["test_loss"] == first["test_loss"]  # nothing was trained by the edited code
+    (accepted,) = read_json(folder / "config.json")["accepted_code"]
+    assert "my_scale.py" in accepted["own_code"] and "qcifar/data/augment.py" in accepted["code"]
+    (folder / "result.json").unlink()  # both checkpoints are of the code before the edits
+    assert started()[0] == 0 and read_json(folder / "result.json")["accepted_code"]
+    edit(tmp_path / "my_scale.py", "2", "3")
+    code, said = started()
+    assert code == 2 and "other code: my_scale.py changed" in said
 
 
 def test_identity_is_on_disk_before_training_and_names_all_code(tmp_path):

@@ -51,6 +51,15 @@ def test_one_cycle_per_phase_is_two_fresh_runs(steps_a, steps_b):
     assert seen + take_steps(weight, optimizer, schedule, steps_b) == expected
 
 
+@pytest.mark.parametrize("state", [{"taken": 3}, {"taken": STEPS_A + 2}, {"taken": STEPS_A}])
+def test_one_cycle_per_phase_refuses_the_state_of_another_step(state):
+    weight = nn.Parameter(torch.zeros(3))
+    first = per_phase(weight, STEPS_A, STEPS_B)
+    take_steps(weight, *first, 2)
+    with pytest.raises(ValueError, match="expected step"):
+        per_phase(weight, STEPS_A, STEPS_B)[1].load_state_dict(first[1].state_dict() | state)
+
+
 @pytest.mark.parametrize("stop", [0, 2, STEPS_A - 1, STEPS_A, STEPS_A + 3, STEPS_A + STEPS_B - 1])
 def test_one_cycle_per_phase_goes_on_from_its_state(stop):
     weight = nn.Parameter(torch.zeros(3))
@@ -87,10 +96,12 @@ def test_cuda_graphs_where_nothing_could_be_replayed_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("more, mode", [([], None), (["--cuda-graphs"], "reduce-overhead")])
-def test_compile_is_told_what_the_constants_say(more, mode, monkeypatch):
+def test_compile_is_told_what_the_constants_say(more, mode, monkeypatch, tmp_path):
     told = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: told.append(options))
-    recipe.place(torch.nn.Linear(2, 2), torch.device("cpu"), baseline_settings("--compile", *more))
+    cfg = baseline_settings(*SMALL, "--run-dir", str(tmp_path), "--compile", *more)
+    parts = recipe.load_parts(baseline_settings(*SMALL, "--run-dir", str(tmp_path)), torch.device("cpu"))
+    recipe.place(torch.nn.Linear(2, 2), torch.device("cpu"), cfg, parts)
     assert told == [{"dynamic": False, "mode": mode}]
 
 
@@ -128,6 +139,8 @@ def test_memory_that_is_not_there_is_refused_with_the_numbers(tmp_path, monkeypa
     with pytest.raises(InputError, match=line):
         prepare("baseline", tmp_path, "--batch-size", "1000000")
     prepare("baseline", tmp_path, "--batch-size", "8")  # 0.5 MB an image
+    with pytest.raises(InputError, match="a step on 3200 images of 32 pixels"):  # as many as there are, not 50,000
+        prepare("baseline", tmp_path, "--batch-size", "1000000", "--train-limit", "0")
 
 
 def test_what_the_backward_pass_keeps_is_told_without_computing():

@@ -1,6 +1,8 @@
 """The scripts as a user runs them, small: their flags, their folders, and what has to come back to the bit."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +65,30 @@ def run(name, run_dir, *more):
 def command(name, run_dir, *more):
     """What a user types."""
     return [sys.executable, str(ROOT / SCRIPTS[name][0].__file__), *flags(name, run_dir, *more)]
+
+
+def copy_of_the_code(folder):
+    """The scripts and qcifar in a folder of their own, to be edited; returns the folder."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("qcifar/**/*.py")]:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return folder
+
+
+def edit(path, old, new):
+    """Replace a text that must be there, once."""
+    content = path.read_text(encoding="utf-8")
+    assert content.count(old) == 1, (path, old)
+    path.write_text(content.replace(old, new), encoding="utf-8")
+
+
+def run_file(path, *argv, python_path="", **more):
+    """Run a script's file as a user does, on one thread as the tests in this process; returns when it has ended."""
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = os.environ | threads | {"PYTHONPATH": str(python_path)}
+    command = [sys.executable, str(path), *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **more)
 
 
 def stored(folder):

@@ -161,6 +161,13 @@ def test_failing_circuit_is_named_with_its_images(circuit):
     assert 0 <= first <= 17 <= last <= 19
 
 
+def test_a_value_that_is_no_number_is_named_with_its_image_and_the_range_of_its_angles():
+    angles = torch.full((20, 4), 0.3, dtype=torch.float64)
+    angles[17] = torch.tensor([0.1, -0.3, 0.2, 1.5])
+    with pytest.raises(InputError, match=r"got nan for image 17, whose angles go from -0\.3 to 1\.5"):
+        run_circuit(make_qnode(nan_circuit, "default.qubit", 4), angles, "test")
+
+
 @pytest.mark.parametrize("bad", [-0.3, math.nan, math.inf])
 def test_images_that_fail_late_are_named_by_their_own_places(bad):
     angles = torch.full((40, 12), 0.3, dtype=torch.float64)  # 12 qubits are run in pieces
@@ -274,6 +281,10 @@ DAMAGES = {
     "no qvec": (rewritten(lambda c: c.pop("qvec")), "found no qvec"),
     "no inputs": (rewritten(lambda c: c.pop("inputs")), "found no inputs"),
     "no index": (rewritten(lambda c: c.pop("index")), "found no index"),
+    "reversed": (rewritten(lambda c: c.update(qvec=c["qvec"][::-1])), "checksum"),
+    "zeros": (rewritten(lambda c: c.update(qvec=0 * c["qvec"])), "checksum"),
+    "other angles": (rewritten(lambda c: c.update(inputs=c["inputs"] / 2)), "checksum"),
+    "one array": (lambda path: np.save(path.open("wb"), np.zeros(3)), "one array, as np.save writes it"),
 }
 
 

@@ -1,0 +1,33 @@
+"""What result.json must hold: one description, for whoever shows or compares finished runs."""
+
+import math
+
+from qcifar.errors import InputError
+
+# Entries that are read by others than the run itself, and what each must be.
+NEEDED = {
+    "experiment": str, "variant": str, "control": str | None, "dataset": str, "recipe": str, "identity": str,
+    "seed": int, "epochs": int, "best_epoch": int, "val_top1": float, "val_f1": float, "val_loss": float,
+    "test_top1": float, "test_top5": float, "test_f1": float, "test_loss": float,
+    "params_total": int, "params_quantum": int | None, "train_seconds": float, "images_per_second": float,
+    "img_size": int, "precision": str, "weights": str, "train_images": int, "test_images": int, "alpha": float | None,
+}  # fmt: skip
+SHARES = ("test_top1", "test_top5", "test_f1", "val_top1", "val_f1")  # from 0 to 1
+NAMES = {str: "a text", int: "a whole number", float: "a number", type(None): "null"}
+
+
+def refuse_no_result(result: dict, path) -> None:
+    """Raise `InputError` unless `result`, the content of `path`, has all entries in `NEEDED`, each of its kind."""
+    for name, kind in NEEDED.items():
+        kinds = getattr(kind, "__args__", (kind,))
+        expected, value = " or ".join(NAMES[one] for one in kinds), result.get(name)
+        fits = name in result and any(type(value) in ((int, float) if one is float else (one,)) for one in kinds)
+        if fits and isinstance(value, int | float):  # also NaN and infinity, which Python's JSON reader takes
+            high = 1 if name in SHARES else result["epochs"] if name == "best_epoch" else math.inf
+            expected += f" from 0{f' to {high}' if high < math.inf else ''}"
+            fits = 0 <= value <= high and math.isfinite(value)
+        if not fits:
+            raise InputError(
+                f"{path} is not a result of this test bench: {name}: expected {expected}, "
+                f"got {repr(value) if name in result else 'nothing'}; --no-resume starts the run over"
+            )
