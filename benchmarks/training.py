@@ -26,6 +26,7 @@ from benchmarks.common import SCRIPTS, begin, conditions, cores_at_hand, in_turn
 from benchmarks.plain import in_own_process, pillow_loader
 from DLfunctions import Progress, Stop, train_one_epoch
 from qcifar.config import settings_from_constants, whole
+from qcifar.device import CoreShare
 from qcifar.errors import run_script
 
 DEVICE = "auto"  # auto, cpu, cuda or cuda:1
@@ -84,7 +85,7 @@ class Contender:
     def loop(self):
         train_one_epoch(
             self.model, self.loader, self.criterion, self.optimizer, self.schedule, Progress(epoch=self.epoch),
-            title="", autocast=self.autocast, accumulate=1, stop=Stop(), save=None, save_every=math.inf,
+            title="", autocast=self.autocast, accumulate=1, cores=CoreShare(torch.device("meta"), print), stop=Stop(), save=None, save_every=math.inf,
         )  # fmt: skip
         self.epoch += 1
 

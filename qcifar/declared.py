@@ -86,7 +86,7 @@ def read_script(path: Path) -> ScriptText:
         if early and used:
             raise InputError(f"{path.name}: own_rules is missing; own_rules = {{}} says that no constant is its own")
         raise NotDeclared(f"{path.name} is no experiment: it has no own_rules (docs/extending.md shows one)")
-    rules, arguments = content.pop("own_rules"), content.pop("arguments", ())
+    rules, arguments = content["own_rules"], content.pop("arguments", ())
     return ScriptText(content, rules, arguments, _experiment_of(tree), early)
 
 

@@ -23,7 +23,7 @@ from qcifar import distributed
 from qcifar.data.augment import Augmentation
 from qcifar.data.cifar import load_dataset
 from qcifar.data.loader import EvalLoader, TrainLoader
-from qcifar.device import set_up_torch
+from qcifar.device import CoreShare, set_up_torch
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint, read_json, write_checkpoint, write_json
 from qcifar.quantum.descriptors import input_angles, run_circuit
@@ -273,7 +273,8 @@ def accumulated(folder):
     network.train = lambda: None  # frozen statistics: a micro-batch has none of its own
     train_one_epoch(
         network, train, nn.CrossEntropyLoss(), optimizer, SimpleNamespace(step=lambda: None), Progress(), title="",
-        autocast=nullcontext(), accumulate=3, stop=Stop(), save=None, save_every=math.inf,
+        autocast=nullcontext(), accumulate=3, cores=CoreShare(torch.device("meta"), print), stop=Stop(), save=None,
+        save_every=math.inf,
     )  # fmt: skip
     assert len(exchanges) == (len(train) if distributed.world_size() > 1 else 0)  # the network is one bucket
     torch.save(seen, folder / f"{distributed.rank()}.pt")

@@ -46,6 +46,6 @@ def test_what_is_no_experiment_is_left_to_itself(tmp_path):
 
 
 def test_an_annotated_constant_is_read(tmp_path):
-    (tmp_path / "script.py").write_text("EPOCHS: int = 0\nown_rules = {}\n")
+    (tmp_path / "script.py").write_text("import qcifar.flags\nEPOCHS: int = 0\nown_rules = {}\n")
     with pytest.raises(InputError, match=r"EPOCHS \(--epochs\): expected a whole number of at least 1, got 0"):
         check_command_line(tmp_path / "script.py", [])

@@ -67,7 +67,7 @@ def test_what_no_number_depends_on_is_not_seen(of, old, new):
     [
         ("math.pi * torch.tanh", "2 * math.pi * torch.tanh"),
         ("math.log(alpha_start / (1 - alpha_start))", "math.log(alpha_start)"),
-        ("facts=lambda: {", "facts=lambda: print and {"),
+        ("facts=lambda logits: {", "facts=lambda logits: print and {"),
         ('"N_QUBITS": own(4, ', '"N_QUBITS": own(6, '),
         ('one_of("shared", "per_phase"), changes_recipe=True', 'one_of("shared", "per_phase")'),
         ("own_rules = {", "lower = 3\nown_rules = {"),
