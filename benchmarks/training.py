@@ -85,7 +85,8 @@ class Contender:
     def loop(self):
         train_one_epoch(
             self.model, self.loader, self.criterion, self.optimizer, self.schedule, Progress(epoch=self.epoch),
-            title="", autocast=self.autocast, accumulate=1, cores=CoreShare(torch.device("meta"), print), stop=Stop(), save=None, save_every=math.inf,
+            title="", autocast=self.autocast, accumulate=1, cores=CoreShare(torch.device("meta"), print), stop=Stop(),
+            save=None, save_every=math.inf,
         )  # fmt: skip
         self.epoch += 1
 
