@@ -62,6 +62,8 @@ own_rules = {
     "CPUS": whole(0, 1_000),
 }
 
+arguments = (("plan", "?", "a plan in TOML (docs/sweeps.md)"),)
+
 
 def plan_of(cfg, script_flags: list[str], home: Path) -> Plan:
     """The plan in the file that was given, or the one that the flags say, written to a file."""
@@ -97,7 +99,7 @@ def main(argv=None):
     home = Path(__file__).resolve().parent
     known = {flag(name) for name in own_rules} | {"--no-dry-run", "--help"}
     ours, script_flags = split_flags(sys.argv[1:] if argv is None else argv, known)
-    cfg = settings_from_constants(globals(), ours, own_rules, ("plan", "?", "a plan in TOML (docs/sweeps.md)"))
+    cfg = settings_from_constants(globals(), ours, own_rules, arguments)
     plan = plan_of(cfg, script_flags, home)
     for note in plan.notes:
         say(f"note: {note}")
