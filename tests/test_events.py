@@ -83,7 +83,8 @@ def test_an_open_tensorboard_drops_what_it_read_before_the_file_was_replaced(tmp
 @pytest.mark.parametrize("name", ["baseline", "head"])
 def test_events_of_a_run_are_its_metrics(name, calm):
     _, folder = calm[name]
-    assert set(assert_events_are_metrics(folder)) == TAGS | ({"run/alpha"} if name == "head" else set())
+    more = {"run/alpha", "run/branch_share", "run/circuit_gradient"} if name == "head" else set()
+    assert set(assert_events_are_metrics(folder)) == TAGS | more
 
 
 @pytest.mark.parametrize("saves", [1, 3, 4, 6])

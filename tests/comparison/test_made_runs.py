@@ -28,7 +28,7 @@ def test_files_have_the_entries_of_a_real_run(calm, tmp_path, experiment):
     assert made[0].keys() == real[0].keys()
     assert made[1].keys() == real[1].keys() and made[1]["constants"].keys() == real[1]["constants"].keys()
     assert made[1]["own"] == real[1]["own"]
-    hardware = {"threads", "gpu"}  # one on a CPU, the other on a GPU
+    hardware = {"threads", "instructions", "gpu"}  # one on a CPU, the other on a GPU
     assert made[1]["identity"].keys() - hardware == real[1]["identity"].keys() - hardware
     assert made[2] == real[2]
     assert {name: (a.dtype.kind, a.ndim) for name, a in made[3].items()} == {

@@ -25,12 +25,14 @@ NEUTRAL = {
 OWN = {  # constants that only the experiment has, at their standard values
     BASELINE: {},
     CHANNELS: {
-        "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "CIRCUITS": "default", "QUANTUM_DEPTH": 1, "QUANTUM_IMAGE_SIZE": 28,
+        "CONTROL": "quantum", "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "CIRCUITS": "default", "QUANTUM_DEPTH": 1, "QUANTUM_IMAGE_SIZE": 28,
         "ALIGN_MAPS": True, "MAP_SCALING": "fixed", "EXTRA_CHANNEL_INIT": "zero",
+        "CIRCUIT_SEED": 0, "PLANT": 0.05,
     },
     HEAD: {
-        "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared",
+        "CONTROL": "quantum", "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared",
         "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh", "DIFF_METHOD": "backprop",
+        "CIRCUIT_SEED": 0, "PLANT": 0.05,
     },
 }  # fmt: skip
 IDENTITY = {  # beside the constants
@@ -165,6 +167,7 @@ def make_history(name: str, epochs: int, top1: float, dataset: str, head: dict |
         if head is not None:
             on = epoch > head["EPOCHS_WARMUP"]
             row["alpha"] = head["ALPHA_START"] * (1 + 0.5 * epoch / epochs + 0.02 * rng.normal()) if on else 2.06e-09
+            row |= {"branch_share": 0.02 * on, "circuit_gradient": 0.01 * on}
         rows.append(row)
     return rows
 
@@ -189,4 +192,5 @@ def make_result(config: dict, history: list[dict], logits: np.ndarray, labels: n
         "recipe": config["recipe"], "accepted_code": False, "weights": given["WEIGHTS"],
         "train_images": config["images"]["train"], "test_images": len(labels), "alpha": history[-1].get("alpha"),
         "branch_on": best["epoch"] > given["EPOCHS_WARMUP"] if config["experiment"] == HEAD else None,
+        "dependence": None, "identity": "made up",
     }  # fmt: skip
