@@ -25,12 +25,14 @@ NEUTRAL = {
 OWN = {  # constants that only the experiment has, at their standard values
     BASELINE: {},
     CHANNELS: {
-        "CONTROL": "quantum", "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "CIRCUITS": "default", "QUANTUM_DEPTH": 1, "QUANTUM_IMAGE_SIZE": 28,
+        "CONTROL": "quantum",
+        "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "CIRCUITS": "default", "QUANTUM_DEPTH": 1, "QUANTUM_IMAGE_SIZE": 28,
         "ALIGN_MAPS": True, "MAP_SCALING": "fixed", "EXTRA_CHANNEL_INIT": "zero",
         "CIRCUIT_SEED": 0, "PLANT": 0.05,
     },
     HEAD: {
-        "CONTROL": "quantum", "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared",
+        "CONTROL": "quantum",
+        "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared",
         "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh", "DIFF_METHOD": "backprop",
         "CIRCUIT_SEED": 0, "PLANT": 0.05,
     },

@@ -141,7 +141,7 @@ BAD = [  # what is replaced, by what, and what is said, with its place
     ('family = "all"', "family = []", r'line 8: family: expected "all" or a list'),
     ('family = "all"', 'extends = "study"', r"line 8: extends: expected another plan's name, got 'study'"),
     ('"baseline"', '"baselin"', r"\[\[runs\]\] 1, line 15: unknown script baselin; did you mean baseline\?"),
-    ('"baseline"', '"DLfunctions.py"', r"\[\[runs\]\] 1, line 15: DLfunctions.py is no experiment"),
+    ('"baseline"', '"DLfunctions.py"', r"\[\[runs\]\] 1, line 15: DLfunctions.py: STOPPING in line"),
     ('script = "baseline"', "", r"\[\[runs\]\] 1, line 14: expected script = "),
     ("N_LAYERS", "N_LAYER", r"\[\[runs\]\] 2, line 20: unknown constant of .*: N_LAYER; did you mean N_LAYERS\?"),
     ("[1, 2]", "[1, 0]", r"\[\[runs\]\] 2, line 20: N_LAYERS \(--n-layers\): expected .* from 1 to 1000, got 0"),
