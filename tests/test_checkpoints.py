@@ -39,7 +39,7 @@ def stopped(loaders, tmp_path):
             with pytest.raises(Killed):
                 train(loaders, run)
         run.give_back()
-        STOPPED.update({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+        STOPPED.update({path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()})
         assert read_checkpoint(run.last_path)["progress"]["step"] == 2
 
     def make():
