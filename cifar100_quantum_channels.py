@@ -237,29 +237,35 @@ def make_maps(cfg, parts, quantum, name):
     part = getattr(parts, name)
     if cfg.control == "planted":
         return controls.PlantedMaps(controls.planted_classes(part.labels, name, cfg.plant, cfg.seed), cfg.img_size)
-    if cfg.control in ("raw", "fourier"):
-        angles = input_angles(part.images, cfg.n_qubits, cfg.quantum_image_size)
-        descriptors = controls.random_features(angles, cfg.circuit_seed) if cfg.control == "fourier" else 2 * [angles]
-    else:
-        descriptors = quantum(name)
+    descriptors = classical_descriptors(cfg, part.images) if cfg.control in ("raw", "fourier") else quantum(name)
     if cfg.control in ("shuffled", "noise", "constant"):
         moments = [(values.mean(), values.std()) for values in quantum("train")]
         descriptors = controls.replaced(descriptors, cfg.control, name, cfg.seed, moments)
-    descriptors = [values.to(part.images.device, torch.float32) for values in descriptors]
+    return maps_of(cfg, descriptors, part.images.device)
+
+
+def classical_descriptors(cfg, images):
+    """What CONTROL raw and fourier make of images (n, 3, 32, 32): the angles twice, or random features of them."""
+    angles = input_angles(images, cfg.n_qubits, cfg.quantum_image_size)
+    return controls.random_features(angles, cfg.circuit_seed) if cfg.control == "fourier" else 2 * [angles]
+
+
+def maps_of(cfg, descriptors, device):
+    """Two sets of descriptors (n, n_qubits) as input channels."""
+    descriptors = [values.to(device, torch.float32) for values in descriptors]
     return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
 
 
 def maps_of_own_images(cfg, qnodes, images):
     """The two maps of images (n, 3, 32, 32) that belong to no part; their descriptors are not cached."""
-    angles = input_angles(images, cfg.n_qubits, cfg.quantum_image_size)
     if cfg.control in ("quantum", "product"):
+        angles = input_angles(images, cfg.n_qubits, cfg.quantum_image_size)
         descriptors = [run_circuit(qnode, angles, "descriptors") for qnode in qnodes]
     elif cfg.control in ("raw", "fourier"):
-        descriptors = controls.random_features(angles, cfg.circuit_seed) if cfg.control == "fourier" else 2 * [angles]
+        descriptors = classical_descriptors(cfg, images)
     else:
         raise InputError(f"CONTROL {cfg.control} has maps for the images of the data set only")
-    descriptors = [values.to(images.device, torch.float32) for values in descriptors]
-    return QuantumMaps(descriptors, cfg.img_size, cfg.align_maps, cfg.map_scaling)
+    return maps_of(cfg, descriptors, images.device)
 
 
 def prepare(cfg):
@@ -282,7 +288,8 @@ def prepare(cfg):
     for circuit in circuits if cfg.control in with_circuits else ():
         for line in three_lines(circuit, cfg.n_qubits):  # audit_circuits.py says more
             run.note(line)
-    quantum = functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints, run.note)
+    # Once for each part: a control asks for those of the training images, too.
+    quantum = functools.cache(functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints, run.note))
     maps = functools.partial(make_maps, cfg, parts, quantum) if cfg.control != "jitter" else None
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)

@@ -25,7 +25,7 @@ from qcifar.experiment.finished import load, read_run
 from qcifar.experiment.recipe import Prepared
 from qcifar.files import write_checkpoint, write_whole
 from qcifar.quantum.controls import Fourier, fourier_coefficients
-from qcifar.quantum.layer import QuantumLayer
+from qcifar.quantum.layer import QuantumLayer, stack_values
 
 DEVICE = "cpu"  # auto, cpu, cuda or cuda:1
 PRECISION = "fp32"  # in which the logits are compared
@@ -51,8 +51,7 @@ def without_circuit(model: torch.nn.Module) -> torch.nn.Module:
 
     def values(angles):
         with torch.no_grad():
-            found = circuit.runner(angles.to(exact.device), exact)
-            return (found if isinstance(found, torch.Tensor) else torch.stack(list(found), dim=-1)).cpu().double()
+            return stack_values(circuit.runner(angles.to(exact.device), exact), len(angles)).cpu().double()
 
     fourier = Fourier(n)
     fourier.linear.weight.data.copy_(fourier_coefficients(values, n))
