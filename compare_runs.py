@@ -29,7 +29,7 @@ from qcifar.config import SWITCH, own, real, settings_from_constants, text
 from qcifar.data.cifar import load_dataset
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
-from qcifar.experiment.finished import experiments_of
+from qcifar.experiment.finished import script_of
 from qcifar.experiment.identity import git_commit
 from qcifar.files import write_json, write_whole
 from qcifar.quantum.checks import circuit_fingerprint
@@ -135,23 +135,24 @@ def test_images(pairs: list[Paired], data_dir: Path) -> dict[str, np.ndarray]:
 
 def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     """The circuits of the runs as their scripts have them now, unless they were edited since; the first few."""
-    found: dict[str, Circuit] = {}
+    known: dict[tuple[str, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
     for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
-        script = next((path for path in sorted(ROOT.glob("*.py")) if run.experiment in experiments_of(path)), None)
-        constants, makers = run.config["constants"], ("make_circuit", "make_circuits")
-        if script is None or not run.config["identity"].get("circuits"):
-            continue
-        sizes = Sizes(*(constants.get(name, 0) for name in ("N_QUBITS", "N_LAYERS", "QUANTUM_DEPTH")))
-        sizes = replace(sizes, circuits=constants.get("CIRCUITS", "file"))
-        for maker in makers:
-            with contextlib.suppress(InputError):  # a script of somebody's own may have none
-                for circuit in circuits_of(f"{script}:{maker}", sizes):
-                    n, weights = circuit.n_inputs, circuit.weight_shape
-                    shapes = ((1, n),) if weights is None else ((2, n), weights)
-                    title = f"{circuit.name}, {n} qubits" + ("" if weights is None else f", weights {weights}")
-                    known = circuit_fingerprint(circuit.function, *shapes) in run.config["identity"]["circuits"]
-                    if known and title not in found:
-                        found[title] = Circuit(title, circuit_figure(circuit))
+        constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
+        with contextlib.suppress(InputError):  # no script here opens such runs
+            script = ROOT / f"{script_of(run)}.py"
+            sizes = Sizes(*(constants.get(name, 0) for name in ("N_QUBITS", "N_LAYERS", "QUANTUM_DEPTH")))
+            sizes = replace(sizes, circuits=constants.get("CIRCUITS", "file"))
+            for maker in ("make_circuit", "make_circuits") if fingerprints else ():
+                known.setdefault((f"{script}:{maker}", sizes), set()).update(fingerprints)
+    found: dict[str, Circuit] = {}
+    for (target, sizes), fingerprints in known.items():
+        with contextlib.suppress(InputError):  # a script has one of the two makers, or neither
+            for circuit in circuits_of(target, sizes):
+                n, weights = circuit.n_inputs, circuit.weight_shape
+                shapes = ((1, n),) if weights is None else ((2, n), weights)
+                title = f"{circuit.name}, {n} qubits" + ("" if weights is None else f", weights {weights}")
+                if title not in found and circuit_fingerprint(circuit.function, *shapes) in fingerprints:
+                    found[title] = Circuit(title, circuit_figure(circuit))
     return tuple(found.values())
 
 
