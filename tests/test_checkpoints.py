@@ -11,7 +11,7 @@ import DLfunctions
 from qcifar.errors import InputError
 from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers.runs import tiny_run
-from tests.helpers.scripts import Killed
+from tests.helpers.scripts import Killed, dying_after
 from tests.helpers.training import EPOCHS, tiny_loaders, train
 
 STOPPED: dict[str, bytes] = {}  # files of a run that was stopped
@@ -26,16 +26,10 @@ def loaders(synthetic):
 def stopped(loaders, tmp_path):
     """Makes the folder of a run that was stopped in its second epoch; it is trained once for all tests of a file."""
     if not STOPPED:
-        run, left = tiny_run(tmp_path), [8]  # 5 steps and the end of an epoch, and 2 steps more
-
-        def write_then_die(path, content):
-            write_checkpoint(path, content)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
+        run, saves = tiny_run(tmp_path), 8  # 5 steps and the end of an epoch, and 2 steps more
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DLfunctions, "write_checkpoint", write_then_die)
+            patch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
             with pytest.raises(Killed):
                 train(loaders, run)
         run.give_back()

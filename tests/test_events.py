@@ -11,10 +11,10 @@ import torch
 
 import DLfunctions
 from qcifar.events import EventFile, scalars
-from qcifar.files import write_checkpoint, write_csv
+from qcifar.files import write_csv
 from tests.helpers import ROOT
 from tests.helpers.runs import tiny_run
-from tests.helpers.scripts import TIMED, Killed, assert_same, run, stored
+from tests.helpers.scripts import TIMED, Killed, assert_same, dying_after, run, stored
 
 TAGS = {
     "loss/train", "loss/val", "top1/train", "top1/val", "top5/val", "f1/val", "run/lr", "run/seconds", "run/images",
@@ -90,15 +90,8 @@ def test_events_of_a_run_are_its_metrics(name, calm):
 @pytest.mark.parametrize("saves", [1, 3, 4, 6])
 def test_killed_and_continued_shows_every_epoch_once(saves, calm, tmp_path, monkeypatch):
     """Saves: a step, then last.pt and best.pt at the ends of epochs."""
-    left = [saves]
 
-    def write_then_die(path, content):
-        write_checkpoint(path, content)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(DLfunctions, "write_checkpoint", write_then_die)
+    monkeypatch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
     with pytest.raises(Killed):
         run("baseline", tmp_path, "--checkpoint-minutes", "0")
     monkeypatch.undo()

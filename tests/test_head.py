@@ -28,7 +28,7 @@ from tests.helpers.circuits import (
     values_and_gradients,
 )
 from tests.helpers.networks import network
-from tests.helpers.scripts import Killed, assert_same, run, stored
+from tests.helpers.scripts import Killed, assert_same, dying_after, run, stored
 
 PICTURES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
@@ -198,12 +198,6 @@ def test_a_parameter_at_the_top_of_the_script_is_trained_stored_and_continued(de
         INPUT_SCALING.data.fill_(1.0)  # as in a new process
         return run("head", tmp_path / place, "--epochs-warmup", "0", "--quantum-device", device, *more)
 
-    def write_then_die(path, content):
-        write_checkpoint(path, content)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
     monkeypatch.setattr("cifar100_hybrid_Qhead.head_circuit", scaled_circuit)
     result, folder = start("whole")
     whole, moments, *_ = stored(folder)
@@ -211,8 +205,7 @@ def test_a_parameter_at_the_top_of_the_script_is_trained_stored_and_continued(de
     assert (scaling - 1).abs().min() > 1e-5 and torch.equal(scaling, INPUT_SCALING.detach())
     assert (4,) in [tuple(moment.shape) for moment in moments]
     assert result["params_quantum"] == 24 + 4
-    left, write_checkpoint = [3], DLfunctions.write_checkpoint
     with monkeypatch.context() as dying, pytest.raises(Killed):
-        dying.setattr(DLfunctions, "write_checkpoint", write_then_die)
+        dying.setattr(DLfunctions, "write_checkpoint", dying_after(3))
         start("stopped", "--checkpoint-minutes", "0")
     assert_same(stored(folder), stored(start("stopped")[1]))

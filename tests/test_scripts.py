@@ -16,7 +16,6 @@ import torchvision
 import cifar100_quantum_channels
 import DLfunctions
 from qcifar.errors import InputError
-from qcifar.files import write_checkpoint
 from tests.helpers import ROOT, slow
 from tests.helpers.data import cut_in_half
 from tests.helpers.scripts import (
@@ -26,6 +25,7 @@ from tests.helpers.scripts import (
     as_baseline,
     assert_same,
     command,
+    dying_after,
     folder_of,
     prepare,
     run,
@@ -141,15 +141,7 @@ def test_invariant_5_the_same_command_twice_on_two_threads(tmp_path):
 def test_invariant_5_killed_and_started_again(name, calm, tmp_path, monkeypatch):
     """Killed inside both epochs, at the phase change and before the test, one after the other."""
     for saves in (2, 1, 2, 2):
-        left = [saves]
-
-        def write_then_die(path, content, left=left):
-            write_checkpoint(path, content)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-
-        monkeypatch.setattr(DLfunctions, "write_checkpoint", write_then_die)
+        monkeypatch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
         with pytest.raises(Killed):
             run(name, tmp_path, "--checkpoint-minutes", "0")
         monkeypatch.undo()

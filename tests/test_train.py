@@ -26,7 +26,7 @@ from qcifar.quantum.descriptors import QuantumMaps
 from qcifar.quantum.layer import QuantumLayer
 from tests.helpers import slow
 from tests.helpers.runs import tiny_run
-from tests.helpers.scripts import TIMED, Killed, prepare
+from tests.helpers.scripts import TIMED, Killed, dying_after, prepare
 from tests.helpers.training import EPOCHS, tiny_loaders, tiny_model, train
 
 UNWATCHED = CoreShare(torch.device("meta"), print)
@@ -71,15 +71,9 @@ def test_same_command_twice_is_bit_identical(loaders, tmp_path):
 def test_killed_after_any_checkpoint_and_restarted_is_bit_identical(loaders, tmp_path, monkeypatch, saves):
     calm = tiny_run(tmp_path / "calm")
     expected = outcome(calm, *train(loaders, calm))
-    disturbed, left = tiny_run(tmp_path / "killed"), [saves]
+    disturbed = tiny_run(tmp_path / "killed")
 
-    def write_then_die(path, content):
-        write_checkpoint(path, content)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    monkeypatch.setattr(DLfunctions, "write_checkpoint", write_then_die)
+    monkeypatch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
     with pytest.raises(Killed):
         train(loaders, disturbed)
     monkeypatch.undo()

@@ -13,7 +13,7 @@ import cifar100_baseline
 import cifar100_hybrid_Qhead
 import cifar100_quantum_channels
 from qcifar.config import settings_from_constants, variant_of
-from qcifar.files import read_checkpoint
+from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers import ROOT
 
 SCRIPTS = {
@@ -35,6 +35,19 @@ MEASURED = {"images_per_second", "train_seconds", "peak_host_mb"}
 
 class Killed(BaseException):
     """Stands for SIGKILL: nobody catches it, nothing is tidied up."""
+
+
+def dying_after(saves):
+    """A `write_checkpoint` for DLfunctions after whose `saves`-th file nothing more happens, as after SIGKILL."""
+    left = [saves]
+
+    def write_then_die(path, content):
+        write_checkpoint(path, content)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    return write_then_die
 
 
 def flags(name, run_dir, *more):
