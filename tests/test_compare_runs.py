@@ -150,7 +150,7 @@ DAMAGE = {  # what happens to seed 1 of the head: what is said of it
     "cut result": (lambda f: _cut(f / "result.json"), "cannot read"),
     "NaN": (lambda f: _edit(f / "result.json", test_top1=float("nan")), "from 0 to 1"),
     "per cent": (lambda f: _edit(f / "result.json", val_top1=83.0), "from 0 to 1"),
-    "a word": (lambda f: _edit(f / "result.json", seed="one"), "a whole number for seed"),
+    "a word": (lambda f: _edit(f / "result.json", seed="one"), "seed: expected a whole number, got 'one'"),
     "a list": (lambda f: (f / "result.json").write_text("[1]"), "expected a JSON object"),
     "other name": (lambda f: _edit(f / "result.json", experiment="x"), "experiment is 'x'"),
     "no config": (lambda f: (f / "config.json").unlink(), "cannot read"),

@@ -12,20 +12,14 @@ import numpy as np
 from qcifar.comparison.outcomes import outcomes_of
 from qcifar.errors import InputError
 from qcifar.files import read_json, read_npz
+from qcifar.results import refuse_no_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "cifar100_baseline_det"
-# Entries of result.json that the comparison and the tables read, and what each must be.
-NEEDED = {
-    "experiment": str, "variant": str, "control": str | None, "dataset": str, "recipe": str, "seed": int, "epochs": int,
-    "best_epoch": int, "test_top1": float, "test_top5": float, "test_f1": float, "test_loss": float, "val_top1": float,
-    "params_total": int, "params_quantum": int | None, "train_seconds": float, "images_per_second": float,
-    "img_size": int, "precision": str, "weights": str, "train_images": int, "test_images": int, "alpha": float | None,
-}  # fmt: skip
+KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}
-SHARES = ("test_top1", "test_top5", "test_f1", "val_top1")  # from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -130,26 +124,14 @@ def read_run(folder: Path) -> FinishedRun:
     if not (folder / "result.json").exists():
         raise InputError("not finished")
     result, config = read_json(folder / "result.json"), read_json(folder / "config.json")
-    for name, kind in NEEDED.items():
-        value = result.get(name, ...)  # which is of no kind
-        fits = isinstance(value, kind | int if kind is float else kind) and not isinstance(value, bool)
-        if not fits:
-            raise InputError(f"result.json: expected {_kind(kind)} for {name}, got {result.get(name)!r}; run it again")
-    for name in SHARES:
-        if not 0 <= result[name] <= 1:  # also NaN
-            raise InputError(f"result.json: expected a number from 0 to 1 for {name}, got {result[name]!r}")
+    refuse_no_result(result, folder / "result.json")
     for name, kind in {"identity": dict, "constants": dict, "own": list, "recipe": str}.items():
         if not isinstance(config.get(name), kind):
-            raise InputError(f"config.json: expected {_kind(kind)} for {name}, got {config.get(name)!r}; run it again")
+            raise InputError(f"config.json: expected {KINDS[kind]} for {name}, got {config.get(name)!r}; run it again")
     for name in ("experiment", "variant", "recipe"):
         if config.get(name) != result[name]:
             raise InputError(f"{name} is {result[name]!r} in result.json and {config.get(name)!r} in config.json")
     return FinishedRun(folder, result, config)
-
-
-def _kind(kind) -> str:
-    names = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
-    return names.get(kind) or " or null".join(names.get(part, "") for part in kind.__args__)
 
 
 def _without_doubles(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:
