@@ -90,7 +90,6 @@ def test_events_of_a_run_are_its_metrics(name, calm):
 @pytest.mark.parametrize("saves", [1, 3, 4, 6])
 def test_killed_and_continued_shows_every_epoch_once(saves, calm, tmp_path, monkeypatch):
     """Saves: a step, then last.pt and best.pt at the ends of epochs."""
-
     monkeypatch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
     with pytest.raises(Killed):
         run("baseline", tmp_path, "--checkpoint-minutes", "0")
@@ -102,6 +101,7 @@ def test_killed_and_continued_shows_every_epoch_once(saves, calm, tmp_path, monk
 
 @pytest.mark.parametrize("where", ["between metrics.csv and the event", "in the middle of the event"])
 def test_killed_while_an_epoch_is_written(where, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
     add = EventFile.add
 
     def die(self, row):
