@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from qcifar.audit.plots import circuit_figure
-from qcifar.audit.source import Sizes, circuits_of
 from qcifar.comparison.page import write_report
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
 from qcifar.comparison.plan import describe_plan, planned_only, read_plans
@@ -32,7 +30,6 @@ from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import script_of
 from qcifar.experiment.identity import git_commit
 from qcifar.files import write_json, write_whole
-from qcifar.quantum.checks import circuit_fingerprint
 
 RUN_DIR = "./runs"  # where the run folders lie, if no folder is given
 AGAINST = BASELINE  # what the others are compared with: "experiment" or "experiment variant"
@@ -135,6 +132,11 @@ def test_images(pairs: list[Paired], data_dir: Path) -> dict[str, np.ndarray]:
 
 def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     """The circuits of the runs as their scripts have them now, unless they were edited since; the first few."""
+    # Here, since PennyLane takes seconds to import and a table needs none of it.
+    from qcifar.audit.plots import circuit_figure
+    from qcifar.audit.source import Sizes, circuits_of
+    from qcifar.quantum.checks import circuit_fingerprint
+
     known: dict[tuple[str, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
     for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
         constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
