@@ -1,4 +1,6 @@
 # make demo       the three scripts on the synthetic set, small, then the verdicts (under 5 minutes on 2 cores)
+# make study      a small part of the study: 18 runs, then the report (under 15 minutes on 2 cores); on CIFAR-100 if
+#                 data/ holds it, else on the synthetic set
 # make test       the quick tests: every module, every script, every bad input; then style (under 3 minutes)
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once (under 12 minutes)
@@ -12,9 +14,10 @@ BIN := $(if $(CONDA),$(CONDA)/bin,.venv/bin)
 READY := $(if $(CONDA),,.venv/installed)
 PY := $(BIN)/python
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
+SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthetic).toml
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
-.PHONY: cpu demo test test-slow test-all lint requirements clean
+.PHONY: cpu demo study test test-slow test-all lint requirements clean
 .NOTPARALLEL:  # two runs of the tests at once would delete each other's folders
 
 demo: $(READY)
@@ -23,6 +26,10 @@ demo: $(READY)
 	$(PY) cifar100_quantum_channels.py $(DEMO)
 	$(PY) cifar100_hybrid_Qhead.py $(DEMO) --epochs-warmup 1
 	$(PY) compare_runs.py runs/demo || test $$? = 3  # 3: undecided, as one seed must be
+
+study: $(READY)
+	$(PY) sweep.py $(SMALL) --keep none
+	$(PY) compare_runs.py $(basename $(SMALL:studies/%=runs/%)) || test $$? = 3  # 3: something is undecided, as it should be
 
 test: $(READY)
 	$(PY) -m pytest -m "not slow"

@@ -12,7 +12,8 @@ import pytest
 
 from tests.helpers import ROOT
 
-FOLDERS = ("qcifar", "benchmarks", "tests")
+FOLDERS = ("qcifar", "benchmarks", "studies", "tests")
+PROGRAMS = ("benchmarks", "studies", "tests")  # who may import anything, and is imported by nobody
 SOURCES = [path.relative_to(ROOT) for f in (ROOT, *map(ROOT.joinpath, FOLDERS)) for path in sorted(f.glob("*.py"))]
 SOURCES += [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).glob("*/**/*.py"))]
 MODULES = {path: ".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in SOURCES}
@@ -76,7 +77,7 @@ def may_import(module: str, name: str, relative: bool) -> bool:
     return name.split(".")[0] not in OURS or any(lies_in(name, other) for other in MAY_IMPORT[part])
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[0] not in ("tests", "benchmarks")], ids=str)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[0] not in PROGRAMS], ids=str)
 def test_import_directions(path):
     if len(path.parts) > 2:
         assert ".".join(path.parts[:2]) in MAY_IMPORT, f"give {path.parent} its row in MAY_IMPORT"
@@ -111,7 +112,7 @@ def files_of(folder):
 
 
 def test_importing_creates_no_file_and_draws_no_number(tmp_path, tmp_path_factory):
-    modules = [module for path, module in MODULES.items() if path.parts[0] not in ("tests", "benchmarks")]
+    modules = [module for path, module in MODULES.items() if path.parts[0] not in PROGRAMS]
     assert len(modules) >= 25 and {"DLfunctions", "compare_runs", *EXPERIMENTS} < set(modules)
     assert importlib.import_module("compare_runs").__file__ == str(ROOT / "compare_runs.py")
     before, folders = files_of(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
