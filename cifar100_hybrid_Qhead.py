@@ -236,7 +236,7 @@ def prepare(cfg):
     if cfg.control in ("off", "jitter"):  # no branch
         model, branch = net, None
         if cfg.control == "jitter":
-            run.note(controls.jitter(net, cfg.seed, run.experiment))
+            run.note(controls.jitter(net, cfg.seed, run.experiment, precision))
     else:
         classifier = split_head(net)
         branch = make_branch(cfg, cfg.control, classifier, circuit, weight_shape)

@@ -294,7 +294,7 @@ def prepare(cfg):
     train_loader, val_loader, test_loader = make_loaders(parts, cfg, maps)
     model = build_network(cfg, run.note)
     if maps is None:  # the baseline, but for one weight
-        run.note(controls.jitter(model, cfg.seed, run.experiment))
+        run.note(controls.jitter(model, cfg.seed, run.experiment, precision))
     else:
         widen_first_conv(model, 2, cfg.extra_channel_init)
     model = place(model, device, cfg, parts)

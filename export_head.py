@@ -6,7 +6,8 @@
 Works for a finished run whose circuit takes each input once, as a rotation angle (docs/controls.md). Writes into the
 run's folder, or into OUTPUT: head_fourier.pt, a state dict of the head with CONTROL fourier in the circuit's place; and
 head_fourier.onnx, the whole network from images (B, 3, IMG_SIZE, IMG_SIZE), normalised, to logits (B, 100), if onnx and
-onnxscript are installed. Before anything is written, the logits of all test images are compared.
+onnxscript are installed. Before anything is written, the logits of all test images are compared; the ONNX file is read
+back and compared, too, if onnxruntime is installed.
 """
 
 import copy
@@ -35,6 +36,7 @@ OUTPUT = ""  # the folder that is written to; empty: the run's
 own_rules = {"OUTPUT": own("", Rule(str, lambda v: isinstance(v, str), "a folder"))}
 arguments = (("run", None, "folder of a finished run of cifar100_hybrid_Qhead.py"),)
 tolerance = 1e-5  # of any logit
+onnx_tolerance = 1e-4  # onnxruntime adds up in another order
 
 
 def without_circuit(model: torch.nn.Module) -> torch.nn.Module:
@@ -85,6 +87,28 @@ def write_onnx(path: Path, model: torch.nn.Module, example: torch.Tensor) -> Non
     write_whole(path, lambda out: out.write(file.getvalue()))
 
 
+@torch.inference_mode()
+def read_back(path: Path, it: Prepared, converted: torch.nn.Module) -> str:
+    """How far the logits of all test images are from those of the file, by onnxruntime if that is installed.
+
+    Raises:
+        InputError: further than another order of summation explains; the file is deleted.
+    """
+    if not importlib.util.find_spec("onnxruntime"):
+        return " (not read back: pip install onnxruntime)"
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for x, _ in it.test_loader.batches():
+        (found,) = session.run(["logits"], {"images": x.cpu().numpy()})
+        worst = max(worst, (converted(x.cpu()) - torch.from_numpy(found)).abs().max().item())
+    if not worst <= onnx_tolerance:
+        path.unlink()
+        raise InputError(f"{path}: onnxruntime's logits differ by {worst:.1e}, expected at most {onnx_tolerance:.0e}")
+    return f", read back by onnxruntime: logits within {worst:.1e}"
+
+
 def main(argv=None):
     cfg = settings_from_constants(globals(), argv, own_rules, arguments)
     run = read_run(Path(cfg.run))
@@ -101,8 +125,9 @@ def main(argv=None):
     print(f"written: {folder / 'head_fourier.pt'}")
     if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         x, _ = next(it.test_loader.batches())
-        write_onnx(folder / "head_fourier.onnx", converted, x[:2])
-        print(f"written: {folder / 'head_fourier.onnx'}")
+        path = folder / "head_fourier.onnx"
+        write_onnx(path, converted, x[:2])
+        print(f"written: {path}" + read_back(path, it, converted))
     else:
         print("no ONNX file: pip install onnx onnxscript")
 

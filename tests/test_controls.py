@@ -34,6 +34,17 @@ def test_jitter_is_the_baseline_but_for_one_weight_and_parts_from_it(calm, tmp_p
     assert result["recipe"] == calm["baseline"][0]["recipe"] and "CONTROL jitter" in (folder / "log.txt").read_text()
 
 
+def test_jitter_reaches_the_answers_in_bf16(tmp_path):
+    """A step in the last place of fp32 would be rounded away there, and A/A runs would be equal to the bit."""
+    logits = []
+    for name, more in (("baseline", ()), ("head", ("--control", "jitter"))):
+        it = prepare(name, tmp_path, "--precision", "bf16", *more)
+        x, _ = next(it.train_loader.batches(0))
+        with torch.no_grad(), it.autocast:
+            logits.append(it.model(x))
+    assert not torch.equal(*logits)
+
+
 @pytest.mark.parametrize("control", HEAD)
 def test_controls_of_the_head(control, calm, tmp_path):
     result, folder = run("head", tmp_path, "--control", control)
@@ -73,8 +84,13 @@ def test_branch_starts_as_the_circuits_does_and_varies_as_much(control, tmp_path
             with torch.no_grad():
                 spread.append(one.model.logits_q(one.model.backbone(x[:, :3]), x).var(0).sum().item())
         assert spread[0] == pytest.approx(spread[1], rel=1e-3)
-    else:  # in expectation
-        assert it.model.branch.gain.item() > 1
+    else:  # in expectation: one class of 100 at `gain` with probability PLANT, all others 0
+        x, _ = next(quantum.train_loader.batches(1))
+        quantum.model.eval()
+        with torch.no_grad():
+            wanted = quantum.model.logits_q(quantum.model.backbone(x[:, :3]), x).var(0).sum().item()
+        variance = 0.05 / 100 * (1 - 0.05 / 100) * it.model.branch.gain.item() ** 2  # of each class's logit
+        assert 100 * variance == pytest.approx(wanted, rel=1e-3)
 
 
 def test_a_control_that_is_stopped_in_phase_b_goes_on_with_its_gain(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from qcifar.streams import stream
 from tests.helpers import ROOT
 from tests.helpers.networks import network
 from tests.helpers.processes import run_processes, run_script, torchrun_variables
-from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
+from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, prepare, stored
 
 CPU = torch.device("cpu")
 
@@ -287,6 +287,24 @@ def test_accumulation_on_two_processes_gives_the_gradient_of_the_whole_batch(tmp
     assert run_processes(2, accumulated, tmp_path) == [0, 0]
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone, rtol=1e-4, atol=1e-6)
+
+
+def gain_of_a_control(folder):
+    """At the start of phase B."""
+    set_up_torch("cpu", "fp32")
+    it = prepare("head", folder, "--control", "fourier")
+    it.on_epoch_start(1)
+    torch.save(it.model.branch.gain, folder / f"{distributed.rank()}.pt")
+
+
+@pytest.mark.slow
+def test_a_control_starts_with_one_gain_on_all_processes(tmp_path):
+    assert run_processes(1, gain_of_a_control, tmp_path) == [0]
+    alone = torch.load(tmp_path / "0.pt")
+    assert run_processes(2, gain_of_a_control, tmp_path) == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first, second) and first != 1
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=0)
 
 
 def children(pid):

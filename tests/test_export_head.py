@@ -57,6 +57,7 @@ def test_onnx_is_read_by_onnxruntime(exported, test_inputs):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     session = onnxruntime.InferenceSession(exported[0] / "head_fourier.onnx", providers=["CPUExecutionProvider"])
+    assert "read back by onnxruntime: logits within" in exported[1]
     x, logits = test_inputs
     for images in (x, x[:1]):  # any number of images
         (found,) = session.run(["logits"], {"images": images.numpy()})

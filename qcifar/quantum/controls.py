@@ -18,6 +18,7 @@ from qcifar.quantum.layer import QuantumLayer
 from qcifar.streams import stream
 
 MOST_FEATURES = 3**10
+SIGNIFICANT_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}  # of a weight as convolutions read it
 
 
 def refuse_unused(cfg) -> None:
@@ -140,8 +141,12 @@ def _gates(operations):
             yield op
 
 
-def jitter(net: nn.Module, seed: int, experiment: str) -> str:
+def jitter(net: nn.Module, seed: int, experiment: str, precision: str) -> str:
     """Move one weight of `net` by one unit in the last place: what follows is the chaos of training alone.
+
+    Args:
+        precision: "fp32", "tf32" or "bf16", in which the first layer computes. A smaller step would be rounded away
+            before it could change anything.
 
     Returns:
         What was moved, in words.
@@ -150,8 +155,9 @@ def jitter(net: nn.Module, seed: int, experiment: str) -> str:
     name, weight = next((name, weight) for name, weight in net.named_parameters() if weight.ndim > 1)
     flat = weight.data.view(-1)
     place = int(stream(seed, "jitter", experiment).integers(flat.numel()))
-    flat[place] = torch.nextafter(flat[place], torch.tensor(math.inf, dtype=flat.dtype))
-    return f"CONTROL jitter: number {place} of {name} is moved by one unit in the last place"
+    _, exponent = torch.frexp(flat[place])  # the weight is m * 2^exponent with m in [0.5, 1)
+    flat[place] += 2.0 ** (exponent.item() - SIGNIFICANT_BITS[precision])
+    return f"CONTROL jitter: number {place} of {name} is moved by one unit in the last place of {precision}"
 
 
 def planted_classes(labels: torch.Tensor, part: str, chance: float, seed: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import torch
 
+from qcifar import distributed
 from qcifar.quantum.controls import PlantedBranch, matched_gain
 from qcifar.streams import stream
 
@@ -54,6 +55,8 @@ def match_gain(model, quantum, loader, epoch: int, plant: float) -> None:
     with torch.autocast(x.device.type, enabled=False):
         wanted = quantum(feats, x)
     given = model.logits_q(feats, x)
+    places = distributed.my_slice(loader.batch_size)  # several processes have a slice of the batch each, and one gain
+    wanted, given = (distributed.gather_rows([(places, one)], loader.batch_size, x.device) for one in (wanted, given))
     if isinstance(model.branch, PlantedBranch):
         gain = math.sqrt(wanted.var(0).sum().item() / (plant * (1 - plant / wanted.shape[1])))
     else:

@@ -83,17 +83,23 @@ def test_mlp_has_as_many_weights_as_the_circuit_has_live_ones(n_qubits, n_layers
     assert made(torch.rand(5, n_qubits)).shape == (5, n_qubits)
 
 
-def test_jitter_moves_one_weight_by_one_unit_in_the_last_place():
+@pytest.mark.parametrize(("precision", "bits"), [("fp32", 24), ("tf32", 11), ("bf16", 8)])
+def test_jitter_moves_one_weight_by_one_unit_in_the_last_place(precision, bits):
     plain, moved = network("resnet18", seed=5), network("resnet18", seed=5)
-    said = controls.jitter(moved, 5, "cifar100_hybrid_qhead")
+    said = controls.jitter(moved, 5, "cifar100_hybrid_qhead", precision)
     changed = [(name, p, q) for (name, p), q in zip(plain.named_parameters(), moved.parameters(), strict=True)
                if not torch.equal(p, q)]  # fmt: skip
     ((name, before, after),) = changed
     (place,) = (before.flatten() != after.flatten()).nonzero()[:, 0].tolist()
-    assert np.nextafter(before.flatten()[place].item(), np.inf, dtype=np.float32) == after.flatten()[place].item()
+    old, new = before.flatten()[place], after.flatten()[place]
+    if precision == "fp32":
+        assert np.nextafter(old.item(), np.inf, dtype=np.float32) == new.item()
+    if precision == "bf16":  # as a convolution under autocast reads them
+        assert torch.nextafter(old.bfloat16(), torch.tensor(math.inf).bfloat16()) == new.bfloat16()
+    assert (new - old).item() == 2.0 ** (math.frexp(old.item())[1] - bits)
     assert name in said and str(place) in said and not name.startswith("fc")
     other = network("resnet18", seed=5)
-    assert controls.jitter(other, 5, "cifar100_quantum_channels") != said  # an A/A comparison of its own
+    assert controls.jitter(other, 5, "cifar100_quantum_channels", precision) != said  # an A/A comparison of its own
 
 
 def test_planted_classes_are_the_same_each_time_and_say_the_truth():
