@@ -1,0 +1,99 @@
+"""The README's table of results, and the comparisons of each published study, follow from the stored predictions."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qcifar.comparison.packed import read_packed
+from qcifar.files import read_json
+from tests.helpers import ROOT
+from tests.helpers.made_runs import BASELINE
+
+STUDIES = sorted(path.parent for path in (ROOT / "studies").glob("*/summary.json"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = {"baseline": BASELINE, "head": "cifar100_hybrid_qhead", "channels": "cifar100_quantum_channels"}
+
+
+@pytest.fixture(scope="module", params=STUDIES, ids=lambda folder: folder.name)
+def study(request):
+    folder: Path = request.param
+    return read_packed(folder / "predictions.npz"), read_json(folder / "summary.json")
+
+
+def accuracies(packed, experiment, variant, seeds):
+    """(S,) test top-1, percent."""
+    return 100 * packed.correct(experiment, variant, seeds).mean(1)
+
+
+def baseline_of(entry):
+    experiment, _, variant = entry["baseline"].partition(" ")
+    return experiment, variant
+
+
+def test_the_comparisons_follow_from_the_predictions(study):
+    packed, summary = study
+    for entry in summary["comparisons"]:
+        ours = accuracies(packed, entry["experiment"], entry["variant"], entry["seeds"])
+        theirs = accuracies(packed, *baseline_of(entry), entry["seeds"])
+        difference, n = ours - theirs, len(entry["seeds"])
+        assert entry["mean"] == pytest.approx(ours.mean()) and entry["n_seeds"] == n
+        assert entry["difference"] == pytest.approx(difference.mean(), abs=1e-9)
+        if n > 1 and difference.std() > 0:
+            found = stats.ttest_1samp(difference, 0)
+            assert entry["interval_seeds"] == pytest.approx(list(found.confidence_interval()))
+            assert entry["p_t"] == pytest.approx(found.pvalue)
+
+
+def test_the_verdicts_follow_from_intervals_and_corrected_p(study):
+    for entry in study[1]["comparisons"]:
+        if entry["verdict"] in ("better", "worse"):
+            assert entry["p_holm"] < 0.05 and (entry["difference"] > 0) == (entry["verdict"] == "better")
+        elif entry["verdict"] == "equivalent":
+            low, high = entry["interval_seeds"]
+            assert entry["p_equivalence"] < 0.05 and -entry["margin"] < low + high < 2 * entry["margin"]
+
+
+def rows_of_the_readme():
+    """The study of the README's table, and its rows: (script, CONTROL, PLANT or "", the other cells)."""
+    ((name, table),) = re.findall(r"<!-- studies/(\w+) -->\n((?:\|.*\n)+)", README)
+    found = []
+    for line in table.splitlines()[2:]:
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        what = re.fullmatch(r"(\w+)(?:, `(\w+)`)?( PLANTED(?: ([\d.]+))?)?", first)
+        assert (what[2] == "planted") == bool(what[3]), f"{first}: planted effects are marked"
+        found.append((what[1], what[2] or "quantum", what[4] or "", cells))
+    return ROOT / "studies" / name, found
+
+
+def entry_of(comparisons, script, control, plant):
+    wanted = [] if plant in ("", "0.05") else [f"plant={plant}"]  # of the variant, where it is not the standard
+    (entry,) = [
+        one
+        for one in comparisons
+        if (one["experiment"], one["control"]) == (SCRIPTS[script], control)
+        and [part for part in one["variant"].split(",") if part.startswith("plant=")] == wanted
+    ]
+    return entry
+
+
+@pytest.mark.skipif("<!-- studies/" not in README, reason="the README has no table of a study yet")
+def test_the_readmes_table_follows_from_the_predictions():
+    folder, rows = rows_of_the_readme()
+    packed, summary = read_packed(folder / "predictions.npz"), read_json(folder / "summary.json")
+    assert len(rows) >= 3 and rows[0][0] == "baseline"
+    for script, control, plant, (n, top1, difference, verdict) in rows:
+        if script == "baseline":
+            scores = accuracies(packed, BASELINE, "", np.unique(packed.seed))
+            assert (difference, verdict) == ("", "")
+        else:
+            entry = entry_of(summary["comparisons"], script, control, plant)
+            scores = accuracies(packed, entry["experiment"], entry["variant"], entry["seeds"])
+            gaps = scores - accuracies(packed, *baseline_of(entry), entry["seeds"])
+            low, high = stats.ttest_1samp(gaps, 0).confidence_interval() if gaps.std() else (gaps[0], gaps[0])
+            assert difference == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+            assert verdict == entry["verdict"]
+        assert int(n) == len(scores)
+        assert top1 == f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
