@@ -7,6 +7,7 @@ images (n, 3, 32, 32) uint8
 """
 
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import math
@@ -197,7 +198,7 @@ def cached_descriptors(
         images: (n, 3, 32, 32) uint8.
         index: (n,) place of each image in the published file.
         parameters: what the circuit, the preprocessing and their code were; the key is made of these, of
-            PennyLane's version, the part and the index. Needs "n_qubits" and "image_size".
+            PennyLane's version (and Lightning's, if it ran there), the part and the index. Needs "n_qubits" and "image_size".
 
     Returns:
         (n, n_qubits) float32.
@@ -206,6 +207,8 @@ def cached_descriptors(
         InputError: the circuit fails; the cache is damaged, of something else, or not finite.
     """
     parameters = parameters | {"part": part, "kind": kind, "index": fingerprint(index), "pennylane": qml.__version__}
+    if parameters.get("device", "").startswith("lightning."):  # a simulator with releases of its own
+        parameters["pennylane-lightning"] = importlib.metadata.version("pennylane-lightning")
     path = folder / f"{part}_q_{kind}_{descriptor_key(parameters)}.npz"
     if not distributed.from_first(path.exists()):
         with one_at_a_time(path):

@@ -254,6 +254,14 @@ def test_key_names_everything_that_changes_the_content(images, tmp_path):
     assert len(keys) == len(changes)
 
 
+def test_another_release_of_lightning_has_another_cache(images, tmp_path, monkeypatch):
+    for release in ("0.45.0", "0.46.0"):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, release=release: release)
+        cached(tmp_path, images, device="lightning.qubit")
+        cached(tmp_path, images)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def rewritten(change):
     """Damage: `change(content)` applied to the arrays of an npz file."""
 
