@@ -198,7 +198,8 @@ def cached_descriptors(
         images: (n, 3, 32, 32) uint8.
         index: (n,) place of each image in the published file.
         parameters: what the circuit, the preprocessing and their code were; the key is made of these, of
-            PennyLane's version (and Lightning's, if it ran there), the part and the index. Needs "n_qubits" and "image_size".
+            PennyLane's version (and Lightning's, if it ran there), the part and the index. Needs "n_qubits" and
+            "image_size".
 
     Returns:
         (n, n_qubits) float32.
