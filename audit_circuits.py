@@ -3,10 +3,12 @@
     python audit_circuits.py                                        # the scripts' circuits with their constants
     python audit_circuits.py --circuits published                   # the published descriptor circuits
     python audit_circuits.py my_circuits.py:ansatz --n-qubits 4     # any PennyLane function of (angles[, weights])
+    python audit_circuits.py runs/cifar100_hybrid_qhead/seed42      # a run's circuits, into audit/ of its folder
 
 Prints a table for each circuit: gates and weights without effect, which output depends on what, exact closed forms,
 expressibility, entangling capability, gradient variance, what it takes to simulate it, and how classical the map is
-on real images. Writes runs/audit/<circuit>/ with audit.txt, audit.json and plots. docs/audit.md explains each line.
+on real images. Writes runs/audit/<circuit>/ (of a run: audit/<circuit>/ in its folder) with audit.txt, audit.json and
+plots. docs/audit.md explains each line.
 """
 
 import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
@@ -18,11 +20,13 @@ import torch
 
 from qcifar.audit import Settings, audit
 from qcifar.audit.plots import text_drawing, write_plots
-from qcifar.audit.source import Sizes, circuits_of
+from qcifar.audit.source import Circuit, Sizes, circuits_of, fingerprint_of, load
 from qcifar.audit.words import as_text
-from qcifar.config import one_of, own, settings_from_constants, text, whole
+from qcifar.config import Rule, one_of, own, settings_from_constants, text, whole
 from qcifar.device import set_up_torch
-from qcifar.errors import run_script
+from qcifar.errors import InputError, run_script
+from qcifar.experiment.code import ROOT
+from qcifar.experiment.finished import read_config, script_of
 from qcifar.files import write_json, write_whole
 
 SEED = 42  # of the images and, for the regressions, of the weights
@@ -37,7 +41,7 @@ ANGLES = "auto"  # inputs of the regressions: auto (images, or random features) 
 PAIRS = 5000  # of random states, for expressibility
 GRADIENT_SAMPLES = 200  # random points for each gradient variance
 IMAGES = 2000  # rows of the regressions
-OUTPUT = "./runs/audit"  # a folder for each circuit is made there
+OUTPUT = ""  # a folder for each circuit is made there; empty: runs/audit, or audit/ of the run
 
 own_rules = {  # what constants may be that only this verb has, and their standard values
     "N_QUBITS": own(0, whole(0, 16)),
@@ -50,27 +54,58 @@ own_rules = {  # what constants may be that only this verb has, and their standa
     "PAIRS": own(5000, whole(100)),
     "GRADIENT_SAMPLES": own(200, whole(10)),
     "IMAGES": own(2000, whole(20)),
-    "OUTPUT": own("./runs/audit", text("a folder")),
+    "OUTPUT": own("", Rule(str, lambda v: isinstance(v, str), "a folder")),
 }
-arguments = (("circuit", "?", "FILE.py:name; none means the scripts' circuits"),)
+arguments = (("circuit", "?", "FILE.py:name, or the folder of a run; none means the scripts' circuits"),)
 
 # Where the scripts make their circuits. They are loaded as anybody's file, not imported.
 scripts = ("cifar100_hybrid_Qhead.py:make_circuit", "cifar100_quantum_channels.py:make_circuits")
+of_a_run = {"N_QUBITS": "n_qubits", "N_LAYERS": "n_layers", "QUANTUM_DEPTH": "quantum_depth", "CIRCUITS": "circuits"}
+
+
+def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
+    """The circuits of a run, as its script makes them now from the run's constants.
+
+    Raises:
+        InputError: no run, a run without circuits, sizes that the command line gives, or circuits edited since.
+    """
+    run = read_config(folder)
+    constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
+    if not fingerprints:
+        raise InputError(f"{folder}: this run has no circuit; expected one of the hybrid scripts")
+    if given := [name for name in of_a_run.values() if getattr(cfg, name) not in (0, "file")]:
+        raise InputError(f"--{given[0].replace('_', '-')}: the sizes are those of the run {folder}; leave it out")
+    cfg.quantum_image_size = constants.get("QUANTUM_IMAGE_SIZE", cfg.quantum_image_size)
+    sizes = Sizes(*(constants.get(constant, 0) for constant in list(of_a_run)[:3]), constants.get("CIRCUITS", "file"))
+    script = ROOT / f"{script_of(run)}.py"
+    makers = [maker for maker in ("make_circuit", "make_circuits") if hasattr(load(script), maker)]
+    made = [circuit for maker in makers for circuit in circuits_of(f"{script}:{maker}", sizes)]
+    if not (found := [circuit for circuit in made if fingerprint_of(circuit) in fingerprints]):
+        raise InputError(
+            f"{folder}: none of its circuits is one that {script.name} makes now: it was edited since, or CONTROL "
+            f"{constants.get('CONTROL')} put another in its place"
+        )
+    return found
 
 
 def main(argv=None):
     cfg = settings_from_constants(globals(), argv, own_rules, arguments)
     set_up_torch("cpu", "fp32")
     torch.set_num_threads(1)  # small tensors: threads that wait for each other cost more than they save
-    here = Path(__file__).resolve().parent
-    targets = [cfg.circuit] if cfg.circuit else [str(here / script) for script in scripts]
-    sizes = Sizes(cfg.n_qubits, cfg.n_layers, cfg.quantum_depth, cfg.circuits, cfg.weight_shape)
+    run = Path(cfg.circuit) if cfg.circuit and Path(cfg.circuit).is_dir() else None
+    output = Path(cfg.output or (run / "audit" if run else "runs/audit"))
+    if run:
+        circuits = circuits_of_run(run, cfg)
+    else:
+        targets = [cfg.circuit] if cfg.circuit else [str(ROOT / script) for script in scripts]
+        sizes = Sizes(cfg.n_qubits, cfg.n_layers, cfg.quantum_depth, cfg.circuits, cfg.weight_shape)
+        circuits = [circuit for target in targets for circuit in circuits_of(target, sizes)]
     settings = Settings(
         cfg.pairs, cfg.gradient_samples, rows=cfg.images, angles=cfg.angles, data_dir=cfg.data_dir,
         image_size=cfg.quantum_image_size, seed=cfg.seed,
     )  # fmt: skip
-    for circuit in [circuit for target in targets for circuit in circuits_of(target, sizes)]:
-        found, folder = audit(circuit, settings), Path(cfg.output) / circuit.name
+    for circuit in circuits:
+        found, folder = audit(circuit, settings), output / circuit.name
         table = as_text(found, text_drawing(circuit))
         print(f"{table}\n")
         write_json(folder / "audit.json", found)

@@ -263,8 +263,9 @@ def with_branch(it, cfg, circuit, weight_shape):
     if quantum is not None:
         check_layer(quantum, cfg.n_qubits, device, it.run.note)
         shown = controls.without_entanglers(circuit) if cfg.control == "product" else circuit
-        for line in three_lines(shown, cfg.n_qubits, weight_shape):  # audit_circuits.py says more
+        for line in three_lines(shown, cfg.n_qubits, weight_shape):
             it.run.note(line)
+        it.run.note(f"more about the circuit, into this folder: python audit_circuits.py {it.run.folder}")
     twin = None
     if cfg.control != "quantum":
         learning = sum(weight.numel() for weight in layer.parameters()) if layer is not None else 0

@@ -286,8 +286,10 @@ def prepare(cfg):
         make_runner(circuit, cfg.quantum_device, cfg.n_qubits, images=chunk_size(cfg.n_qubits)) for circuit in circuits
     ]
     for circuit in circuits if cfg.control in with_circuits else ():
-        for line in three_lines(circuit, cfg.n_qubits):  # audit_circuits.py says more
+        for line in three_lines(circuit, cfg.n_qubits):
             run.note(line)
+    if cfg.control in with_circuits:
+        run.note(f"more about the circuits, into this folder: python audit_circuits.py {run.folder}")
     # Once for each part: a control asks for those of the training images, too.
     quantum = functools.cache(functools.partial(quantum_descriptors, cfg, parts, qnodes, fingerprints, run.note))
     maps = functools.partial(make_maps, cfg, parts, quantum) if cfg.control != "jitter" else None

@@ -134,8 +134,7 @@ def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     """The circuits of the runs as their scripts have them now, unless they were edited since; the first few."""
     # Here, since PennyLane takes seconds to import and a table needs none of it.
     from qcifar.audit.plots import circuit_figure
-    from qcifar.audit.source import Sizes, circuits_of
-    from qcifar.quantum.checks import circuit_fingerprint
+    from qcifar.audit.source import Sizes, circuits_of, fingerprint_of
 
     known: dict[tuple[str, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
     for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
@@ -150,10 +149,9 @@ def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     for (target, sizes), fingerprints in known.items():
         with contextlib.suppress(InputError):  # a script has one of the two makers, or neither
             for circuit in circuits_of(target, sizes):
-                n, weights = circuit.n_inputs, circuit.weight_shape
-                shapes = ((1, n),) if weights is None else ((2, n), weights)
-                title = f"{circuit.name}, {n} qubits" + ("" if weights is None else f", weights {weights}")
-                if title not in found and circuit_fingerprint(circuit.function, *shapes) in fingerprints:
+                weights = circuit.weight_shape
+                title = f"{circuit.name}, {circuit.n_inputs} qubits" + (f", weights {weights}" if weights else "")
+                if title not in found and fingerprint_of(circuit) in fingerprints:
                     found[title] = Circuit(title, circuit_figure(circuit))
     return tuple(found.values())
 

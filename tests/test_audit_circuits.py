@@ -10,6 +10,7 @@ import pytest
 
 import audit_circuits
 from qcifar.errors import InputError
+from qcifar.files import read_json, write_json
 from qcifar.flags import check_command_line
 from tests.helpers import ROOT
 
@@ -126,3 +127,29 @@ def test_flags_are_checked_before_anything_loads_and_a_file_is_no_flag():
     check_command_line(script, ["mine.py:f", "--n-qubits", "3"])
     with pytest.raises(InputError, match="PAIRS"):
         check_command_line(script, ["mine.py:f", "--pairs", "3"])
+
+
+def test_the_circuits_of_a_run_go_into_its_folder(calm, capsys):
+    folder = calm["channels"][1]
+    audit_circuits.main([str(folder), *QUICK])
+    assert "edge_circuit" in capsys.readouterr().out
+    for name in ("edge_circuit", "texture_circuit"):
+        assert {file.name for file in (folder / "audit" / name).iterdir()} == FILES
+        assert read_json(folder / "audit" / name / "audit.json")["n_inputs"] == 4
+    assert f"python audit_circuits.py {folder}" in (folder / "log.txt").read_text()
+
+
+def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path):
+    with pytest.raises(InputError, match="this run has no circuit"):
+        audit_circuits.main([str(calm["baseline"][1])])
+    with pytest.raises(InputError, match="--n-qubits: the sizes are those of the run"):
+        audit_circuits.main([str(calm["head"][1]), "--n-qubits", "3"])
+    with pytest.raises(InputError, match="holds no run"):
+        audit_circuits.main([str(tmp_path)])
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    config = read_json(calm["head"][1] / "config.json")
+    config["identity"]["circuits"] = ["0" * 12]
+    write_json(edited / "config.json", config)
+    with pytest.raises(InputError, match="none of its circuits is one that cifar100_hybrid_Qhead.py makes now"):
+        audit_circuits.main([str(edited)])

@@ -26,7 +26,7 @@ from pathlib import Path
 import pennylane as qml
 
 from qcifar.errors import InputError, describe
-from qcifar.quantum.checks import refuse_other_form
+from qcifar.quantum.checks import circuit_fingerprint, refuse_other_form
 from qcifar.quantum.layer import circuit_name
 
 from .gates import MAX_QUBITS, Circuit, refuse_angles_in_rows
@@ -71,6 +71,12 @@ def circuits_of(target: str, sizes: Sizes) -> list[Circuit]:
     if parameters and set(parameters) <= set(STANDARD):
         return _made(found, name, parameters, filled)
     return [_plain(found, name, parameters, filled, sizes.weight_shape)]
+
+
+def fingerprint_of(circuit: Circuit) -> str:
+    """As the scripts record it in the identity of their runs."""
+    n, weights = circuit.n_inputs, circuit.weight_shape
+    return circuit_fingerprint(circuit.function, *(((1, n),) if weights is None else ((2, n), weights)))
 
 
 def _split(target: str) -> tuple[Path, str]:

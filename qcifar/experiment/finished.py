@@ -25,8 +25,8 @@ class FinishedRun(NamedTuple):
     result: dict  # result.json
 
 
-def read_run(folder: Path) -> FinishedRun:
-    """The run in `folder`. Raises `InputError` unless it is finished and has its best.pt."""
+def read_config(folder: Path) -> FinishedRun:
+    """The run in `folder`, finished or not, without its result. Raises `InputError` if there is none."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: {EXAMPLE}")
     if not (folder / "config.json").exists():
@@ -35,6 +35,12 @@ def read_run(folder: Path) -> FinishedRun:
     wrong = [name for name, kind in NEEDED.items() if not isinstance(config.get(name), kind)]
     if wrong:
         raise InputError(f"{folder / 'config.json'} is not one of this test bench ({wrong[0]} is missing): {EXAMPLE}")
+    return FinishedRun(folder, config, {})
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """The run in `folder`. Raises `InputError` unless it is finished and has its best.pt."""
+    run = read_config(folder)
     if not (folder / "result.json").exists():
         raise InputError(f"{folder} is not finished (no result.json): the command that began it continues it")
     if not (folder / "best.pt").exists():
@@ -44,7 +50,7 @@ def read_run(folder: Path) -> FinishedRun:
     result = read_json(folder / "result.json")
     if not isinstance(result.get("best_epoch"), int):
         raise InputError(f"{folder / 'result.json'} is not one of this test bench (no best_epoch): {EXAMPLE}")
-    return FinishedRun(folder, config, result)
+    return run._replace(result=result)
 
 
 def script_of(run: FinishedRun) -> str:
