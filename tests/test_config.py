@@ -15,8 +15,8 @@ import pytest
 
 from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
-from tests.helpers import ROOT, slow
-from tests.helpers.scripts import SCRIPTS, copy_of_the_code, run_file
+from tests.helpers import ROOT
+from tests.helpers.scripts import SCRIPTS, copy_of_the_code, module_of, run_file
 
 MODULES = [module for module, _ in SCRIPTS.values()]
 BASELINE, CHANNELS, HEAD = MODULES
@@ -395,7 +395,7 @@ REWRITTEN = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new"), [case if case is REWRITTEN[0] else slow(*case) for case in REWRITTEN])
+@pytest.mark.parametrize(("old", "new"), REWRITTEN)
 def test_a_script_with_constants_written_in_another_way_trains_to_the_end(tmp_path, old, new):
     script = copy_of_the_code(tmp_path) / "cifar100_baseline.py"
     text = script.read_text(encoding="utf-8")
@@ -404,9 +404,9 @@ def test_a_script_with_constants_written_in_another_way_trains_to_the_end(tmp_pa
     text, count = re.subn(f"^{re.escape(old)}", new, text, flags=re.MULTILINE)
     assert count == 1
     script.write_text(text, encoding="utf-8")
-    argv = "--dataset synthetic --weights none --model-name mobilenet_v3_small --img-size 32 --train-limit 64"
-    done = run_file(script, *argv.split(), "--eval-limit", 50, "--batch-size", 32, "--run-dir", tmp_path / "runs")
-    assert done.returncode == 0, done.stderr
+    argv = "--dataset synthetic --weights none --model-name shufflenet_v2_x0_5 --img-size 32 --train-limit 64"
+    more = ["--eval-limit", "50", "--batch-size", "32", "--run-dir", str(tmp_path / "runs")]
+    module_of(script).main([*argv.split(), *more])
     result = json.loads((tmp_path / "runs/cifar100_baseline_det/seed42/result.json").read_text())
     assert result["epochs"] == 1
     wrong = run_file(script, "--epocs", 3)
@@ -429,13 +429,25 @@ WRONG_RULES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "expected"), WRONG_RULES)
-def test_rules_that_are_none_are_one_line(tmp_path, old, new, expected):
+def edited_head(tmp_path, old, new):
+    """The head's script with one text replaced, which must be there once."""
     text = (ROOT / "cifar100_hybrid_Qhead.py").read_text(encoding="utf-8")
     assert text.count(old) == 1
     script = tmp_path / "edited.py"
     script.write_text(text.replace(old, new), encoding="utf-8")
-    done = run_file(script, cwd=ROOT, python_path=ROOT)
+    return script
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), WRONG_RULES)
+def test_rules_that_are_none_are_one_line(tmp_path, old, new, expected):
+    with pytest.raises(InputError) as caught:
+        module_of(edited_head(tmp_path, old, new)).main([])
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rules_that_are_none_end_a_started_script(tmp_path):
+    old, new, expected = WRONG_RULES[0]
+    done = run_file(edited_head(tmp_path, old, new), cwd=ROOT, python_path=ROOT)
     assert done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 

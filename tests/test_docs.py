@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib.util
 import io
 import itertools
 import json
@@ -19,7 +18,7 @@ import torch
 
 from qcifar.config import settings_from_constants
 from qcifar.errors import InputError
-from tests.helpers.scripts import ROOT, SCRIPTS, SMALL
+from tests.helpers.scripts import ROOT, SCRIPTS, SMALL, module_of
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -71,14 +70,6 @@ def edited(source, block):
         items.insert(list(result).index(before), (name, (space + comments, text)))
         result = dict(items)
     return "".join(above + text for above, text in result.values())
-
-
-def module_of(path):
-    """The script as a module of its own, apart from one of the same name that is imported already."""
-    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def ruff(*arguments):

@@ -1,5 +1,6 @@
 """The scripts as a user runs them, small: their flags, their folders, and what has to come back to the bit."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -94,6 +95,14 @@ def edit(path, old, new):
     content = path.read_text(encoding="utf-8")
     assert content.count(old) == 1, (path, old)
     path.write_text(content.replace(old, new), encoding="utf-8")
+
+
+def module_of(path):
+    """A script's file as a module of its own, apart from one of the same name that is imported already."""
+    spec = importlib.util.spec_from_file_location(f"copy_of_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_file(path, *argv, python_path="", **more):
