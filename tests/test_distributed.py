@@ -32,7 +32,7 @@ from qcifar.streams import stream
 from tests.helpers import ROOT
 from tests.helpers.networks import network
 from tests.helpers.processes import run_processes, run_script, torchrun_variables
-from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
+from tests.helpers.scripts import NETWORK, SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
 
 CPU = torch.device("cpu")
 
@@ -226,7 +226,7 @@ TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".spli
 
 def change(folder):
     """How far training has moved the weights that all scripts share, as one vector."""
-    before = network("resnet18").state_dict()
+    before = network(NETWORK).state_dict()
     after = read_checkpoint(folder / "last.pt")["model"]
     after = as_baseline(after)
     names = [key for key in before if before[key].shape == after[key].shape and key.endswith(("weight", "bias"))]

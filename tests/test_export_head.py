@@ -21,7 +21,7 @@ from qcifar.quantum.layer import QuantumLayer
 from qcifar.quantum.runner import make_runner
 from tests.helpers import ROOT
 from tests.helpers.networks import network
-from tests.helpers.scripts import ONE_EPOCH, run
+from tests.helpers.scripts import NETWORK, ONE_EPOCH, run
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def test_inputs(synthetic, exported):
 def test_state_dict_is_read_by_torch_alone(exported, test_inputs):
     folder, said = exported
     assert "linear map of 81 features: logits of 40 test images within" in said
-    net = network("resnet18")
+    net = network(NETWORK)
     classifier = split_head(net)
-    model = HybridNet(net, classifier, Branch(512, 100, Fourier(4), 4, bounded=True))
+    model = HybridNet(net, classifier, Branch(1024, 100, Fourier(4), 4, bounded=True))
     model.load_state_dict(read_checkpoint(folder / "head_fourier.pt"))
     model.branch_on = True
     x, logits = test_inputs

@@ -33,6 +33,9 @@ from tests.helpers.scripts import (
 )
 
 
+RESNET = ("--model-name", "resnet18")  # of the kind that the published experiment trains
+
+
 @pytest.fixture(scope="module")
 def again(tmp_path_factory):
     """The same commands once more, elsewhere: name -> (folder, what `evaluate` was called for)."""
@@ -68,7 +71,7 @@ def test_invariant_1_same_images_order_and_augmentation(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(streams["baseline"], streams[name], strict=True))
 
 
-@pytest.mark.parametrize("more", [(), ("--model-name", "mobilenet_v3_small"), slow(("--stem", "cifar"))])
+@pytest.mark.parametrize("more", [(), RESNET, slow((*RESNET, "--stem", "cifar"))])
 def test_invariant_2_same_initial_backbone_and_classifier(more, tmp_path):
     states = {name: prepare(name, tmp_path, *more).model.state_dict() for name in SCRIPTS}
     base, channels = states["baseline"], states["channels"]
@@ -82,9 +85,10 @@ def test_invariant_2_same_initial_backbone_and_classifier(more, tmp_path):
     assert all(torch.equal(base[key], channels[key]) for key in base if key not in wider)
 
 
-def test_invariant_3_phase_a_is_the_baseline_bit_for_bit(calm, tmp_path):
-    _, folder = run("head", tmp_path, "--epochs-warmup", "2")
-    base, head = stored(calm["baseline"][1]), stored(folder)
+@pytest.mark.parametrize("more", [(), slow(RESNET)])
+def test_invariant_3_phase_a_is_the_baseline_bit_for_bit(more, calm, tmp_path):
+    _, folder = run("head", tmp_path, "--epochs-warmup", "2", *more)
+    base, head = stored(run("baseline", tmp_path, *more)[1] if more else calm["baseline"][1]), stored(folder)
     renamed = as_baseline(head[0])
     assert all(torch.equal(base[0][key], renamed[key]) for key in base[0])
     assert np.array_equal(base[3], head[3])
@@ -103,7 +107,7 @@ def test_invariant_3_phase_a_then_b(calm):
 
 @pytest.mark.parametrize("stem", ["imagenet", slow("cifar")])
 def test_invariant_3_five_channels_give_the_baselines_logits_at_step_0(stem, tmp_path):
-    base, five = (prepare(name, tmp_path, "--stem", stem) for name in ("baseline", "channels"))
+    base, five = (prepare(name, tmp_path, *RESNET, "--stem", stem) for name in ("baseline", "channels"))
     (x3, _), (x5, _) = next(base.train_loader.batches(0)), next(five.train_loader.batches(0))
     assert x5.shape == (16, 5, 32, 32) and x5[:, 3:].std() > 0.01
     assert torch.equal(base.model(x3), five.model(x5))
@@ -226,14 +230,14 @@ def test_a_pretrained_network_with_another_stem_says_so_in_the_log(name, tmp_pat
     weights = tmp_path / "weights.pt"
     torch.save(torchvision.models.resnet18(num_classes=100).state_dict(), weights)
     more = [*ONE_EPOCH[name], "--train-limit", "16", "--eval-limit", "8"]  # a step takes ten times as long
-    _, folder = run(name, tmp_path, *more, "--weights", str(weights), "--stem", "cifar")
+    _, folder = run(name, tmp_path, *more, *RESNET, "--weights", str(weights), "--stem", "cifar")
     assert "STEM cifar: the 3 x 3 first convolution starts at random" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
     "network",
-    ["mobilenet_v3_small", *map(slow, ("resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn",
+    ["resnet18", *map(slow, ("mobilenet_v3_small", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn",
                                        "efficientnet_b0", "convnext_tiny", "regnet_y_400mf"))],
 )  # fmt: skip
 def test_other_networks_train(name, network, tmp_path):

@@ -12,7 +12,7 @@ from qcifar.experiment import code
 from qcifar.files import read_json, write_checkpoint
 from tests.helpers.scripts import SCRIPTS, copy_of_the_code, edit, flags, folder_of, prepare, run, run_file
 
-SHORT = ("--model-name", "shufflenet_v2_x0_5", "--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
+SHORT = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
 
 
 def hold(folder, taken, release):
