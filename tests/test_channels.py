@@ -157,6 +157,7 @@ def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
     assert result["seed"] == 7
 
 
+@pytest.mark.slow  # a process; `test_code.py` and `test_descriptors.py` have its parts
 def test_descriptors_of_edited_code_are_computed_anew(tmp_path):
     """The preprocessing is edited, and the run started over: the old caches lie there, and are not read."""
     more = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")

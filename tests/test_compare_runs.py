@@ -218,7 +218,8 @@ def store_plan(run_dir, seeds=range(6), **changes):
     return path
 
 
-def test_a_plan_that_was_kept(tmp_path, capsys):
+def test_a_plan_that_was_kept(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare_runs, "write_report", lambda report, folder: None)  # figures take seconds
     put_all(tmp_path)
     store_plan(tmp_path)
     status, lines = shown(capsys, tmp_path)

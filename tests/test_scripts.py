@@ -32,7 +32,6 @@ from tests.helpers.scripts import (
     stored,
 )
 
-
 RESNET = ("--model-name", "resnet18")  # of the kind that the published experiment trains
 
 
@@ -58,10 +57,15 @@ def _counting(calls, original=DLfunctions.evaluate):
     return evaluate
 
 
-def test_invariant_1_same_images_order_and_augmentation(tmp_path):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """What each script is about to train; no test trains it."""
+    return {name: prepare(name, tmp_path_factory.mktemp("prepared")) for name in SCRIPTS}
+
+
+def test_invariant_1_same_images_order_and_augmentation(prepared):
     streams = {}
-    for name in SCRIPTS:
-        it = prepare(name, tmp_path)
+    for name, it in prepared.items():
         torch.rand(3)  # whoever draws
         batches = [*it.train_loader.batches(1), *it.val_loader.batches()]
         streams[name] = [x[:, :3] for x, _ in batches]
@@ -71,9 +75,10 @@ def test_invariant_1_same_images_order_and_augmentation(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(streams["baseline"], streams[name], strict=True))
 
 
-@pytest.mark.parametrize("more", [(), RESNET, slow((*RESNET, "--stem", "cifar"))])
-def test_invariant_2_same_initial_backbone_and_classifier(more, tmp_path):
-    states = {name: prepare(name, tmp_path, *more).model.state_dict() for name in SCRIPTS}
+@pytest.mark.parametrize("more", [(), slow(RESNET), slow((*RESNET, "--stem", "cifar"))])
+def test_invariant_2_same_initial_backbone_and_classifier(more, prepared, tmp_path):
+    scripts = {name: prepare(name, tmp_path, *more) for name in SCRIPTS} if more else prepared
+    states = {name: it.model.state_dict() for name, it in scripts.items()}
     base, channels = states["baseline"], states["channels"]
     backbone = {key.removeprefix("backbone."): v for key, v in states["head"].items() if key.startswith("backbone.")}
     assert all(torch.equal(base[key], backbone[key]) for key in backbone)
@@ -113,10 +118,9 @@ def test_invariant_3_five_channels_give_the_baselines_logits_at_step_0(stem, tmp
     assert torch.equal(base.model(x3), five.model(x5))
 
 
-def test_invariant_4_one_recipe_and_one_look_at_the_test_set(tmp_path, calm, again):
+def test_invariant_4_one_recipe_and_one_look_at_the_test_set(prepared, calm, again):
     recipes = {}
-    for name in SCRIPTS:
-        it = prepare(name, tmp_path)
+    for name, it in prepared.items():
         group = {k: v for k, v in it.optimizer.param_groups[0].items() if k != "params"}
         recipes[name] = repr(it.criterion), group, it.scheduler.state_dict()
         assert sum(p.numel() for p in it.optimizer.param_groups[0]["params"]) == calm[name][0]["params_total"]
@@ -225,7 +229,7 @@ def test_no_resume_starts_over(tmp_path):
     assert result["epochs"] == 2 and len((folder / "metrics.csv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("name", ["channels", slow("baseline"), slow("head")])
+@pytest.mark.parametrize("name", ["baseline", slow("channels"), slow("head")])
 def test_a_pretrained_network_with_another_stem_says_so_in_the_log(name, tmp_path):
     weights = tmp_path / "weights.pt"
     torch.save(torchvision.models.resnet18(num_classes=100).state_dict(), weights)
@@ -315,7 +319,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_a_nonzero_exit(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(blocked) in done.stderr
 
 
-@pytest.mark.parametrize("name", ["channels", slow("baseline"), slow("head")])
+@pytest.mark.parametrize("name", ["baseline", slow("channels"), slow("head")])
 def test_real_data(name, real_data, tmp_path):
     result, folder = run(name, tmp_path, "--dataset", "cifar100", "--data-dir", str(ROOT / "data"))
     assert result["dataset"] == "cifar100" and "SYNTHETIC" not in (folder / "log.txt").read_text()

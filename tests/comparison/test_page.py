@@ -311,6 +311,7 @@ PAPER = r"""\documentclass{article}
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.slow
 def test_the_table_for_a_paper_compiles(full, written, tmp_path):
     hostile = full.summary["comparisons"][0] | {"variant": HOSTILE + '|<>"^~#`’“”é✓'}
     summary = full.summary | {"comparisons": [hostile], "secondary": [], "classes": []}
