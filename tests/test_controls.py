@@ -114,7 +114,7 @@ def test_controls_of_the_channels(control, calm, tmp_path):
     assert (result["quantum_device"] is None) == (control in ("raw", "fourier", "planted"))
     assert result["dependence"]["top1"] == result["test_top1"]
     state, base_state = (stored(one)[0] for one in (folder, calm["baseline"][1]))
-    assert state["conv1.0.weight"].shape[1] == 5 and base_state.keys() == state.keys()
+    assert state["conv1.weight"].shape[1] == 5 and base_state.keys() == state.keys()
 
 
 @pytest.mark.slow

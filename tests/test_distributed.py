@@ -30,9 +30,9 @@ from qcifar.quantum.descriptors import input_angles, run_circuit
 from qcifar.quantum.runner import make_runner
 from qcifar.streams import stream
 from tests.helpers import ROOT
-from tests.helpers.networks import network
+from tests.helpers.networks import SMALL_RESNET, network
 from tests.helpers.processes import run_processes, run_script, torchrun_variables
-from tests.helpers.scripts import NETWORK, SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
+from tests.helpers.scripts import RESNET, SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
 
 CPU = torch.device("cpu")
 
@@ -226,7 +226,7 @@ TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".spli
 
 def change(folder):
     """How far training has moved the weights that all scripts share, as one vector."""
-    before = network(NETWORK).state_dict()
+    before = network(SMALL_RESNET).state_dict()
     after = read_checkpoint(folder / "last.pt")["model"]
     after = as_baseline(after)
     names = [key for key in before if before[key].shape == after[key].shape and key.endswith(("weight", "bias"))]
@@ -296,7 +296,7 @@ def children(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds torchrun's processes in /proc")
 def test_torchrun_a_dead_rank_ends_the_job_and_the_next_one_goes_on(tmp_path):
-    more = ["--checkpoint-minutes", "0", "--epochs", "3"]
+    more = ["--checkpoint-minutes", "0", "--epochs", "3", *RESNET]
 
     def start(folder):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

@@ -1,8 +1,6 @@
 """`export_head.py`: the exported head answers like the run, read back by torch alone and by onnxruntime."""
 
 import importlib.util
-import subprocess
-import sys
 
 import numpy as np
 import pennylane as qml
@@ -20,9 +18,8 @@ from qcifar.files import read_checkpoint
 from qcifar.quantum.controls import Fourier
 from qcifar.quantum.layer import QuantumLayer
 from qcifar.quantum.runner import make_runner
-from tests.helpers import ROOT
-from tests.helpers.networks import network
-from tests.helpers.scripts import NETWORK, ONE_EPOCH, run
+from tests.helpers.networks import SMALL_FEATURES, SMALL_RESNET, network
+from tests.helpers.scripts import ONE_EPOCH, run
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +42,9 @@ def test_state_dict_is_read_by_torch_alone(trained, test_inputs, tmp_path, monke
     said = capsys.readouterr().out
     assert "linear map of 81 features: logits of 40 test images within" in said
     assert "no ONNX file: pip install" in said and not (tmp_path / "head_fourier.onnx").exists()
-    net = network(NETWORK)
+    net = network(SMALL_RESNET)
     classifier = split_head(net)
-    model = HybridNet(net, classifier, Branch(1024, 100, Fourier(4), 4, bounded=True))
+    model = HybridNet(net, classifier, Branch(SMALL_FEATURES, 100, Fourier(4), 4, bounded=True))
     model.load_state_dict(read_checkpoint(tmp_path / "head_fourier.pt"))
     model.branch_on = True
     x, logits = test_inputs
@@ -56,12 +53,12 @@ def test_state_dict_is_read_by_torch_alone(trained, test_inputs, tmp_path, monke
 
 
 @pytest.mark.slow  # torch's exporter takes ten seconds
-def test_onnx_of_the_command_is_read_by_onnxruntime(trained, test_inputs):
+def test_onnx_is_read_by_onnxruntime(trained, test_inputs, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    command = [sys.executable, str(ROOT / "export_head.py"), str(trained)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert f"written: {trained / 'head_fourier.onnx'}" in said and (trained / "head_fourier.pt").exists()
+    export_head.main([str(trained)])
+    assert f"written: {trained / 'head_fourier.onnx'}" in capsys.readouterr().out
+    assert (trained / "head_fourier.pt").exists()
     session = onnxruntime.InferenceSession(trained / "head_fourier.onnx", providers=["CPUExecutionProvider"])
     x, logits = test_inputs
     for images in (x, x[:1]):  # any number of images

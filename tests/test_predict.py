@@ -20,7 +20,7 @@ from qcifar.experiment import finished
 from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers import ROOT
 from tests.helpers.data import cut_in_half
-from tests.helpers.scripts import SCRIPTS, run
+from tests.helpers.scripts import ONE_EPOCH, RESNET, SCRIPTS, run
 
 DATA_DIR = ROOT / "data"
 FLAGS = SimpleNamespace(device="cpu", precision="auto", data_dir="unused")
@@ -382,8 +382,9 @@ def started(folder, *argv):
 
 
 @pytest.mark.slow  # a process that imports torch and PennyLane
-def test_as_a_user_starts_it(calm, photo, tmp_path):
-    done = started(tmp_path, calm["channels"][1].resolve(), photo, "--device", "cpu")
+def test_as_a_user_starts_it(photo, tmp_path):
+    _, folder = run("channels", tmp_path / "runs", *RESNET, *ONE_EPOCH["channels"])
+    done = started(tmp_path, folder.resolve(), photo, "--device", "cpu")
     assert done.returncode == 0 and "1  class" in done.stdout, done.stderr
 
 

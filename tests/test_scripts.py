@@ -20,6 +20,7 @@ from tests.helpers import ROOT, slow
 from tests.helpers.data import cut_in_half
 from tests.helpers.scripts import (
     ONE_EPOCH,
+    RESNET,
     SCRIPTS,
     Killed,
     as_baseline,
@@ -31,8 +32,6 @@ from tests.helpers.scripts import (
     run,
     stored,
 )
-
-RESNET = ("--model-name", "resnet18")  # of the kind that the published experiment trains
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +158,10 @@ def test_invariant_5_killed_and_started_again(name, calm, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_real_process_killed_by_a_signal_goes_on(signum, calm, tmp_path):
+def test_a_real_process_killed_by_a_signal_goes_on(signum, tmp_path):
+    _, calm = run("head", tmp_path / "calm", *RESNET)
     threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # reductions split as in `calm`
-    line = command("head", tmp_path, "--checkpoint-minutes", "0")
+    line = command("head", tmp_path, "--checkpoint-minutes", "0", *RESNET)
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=threads)
     last = folder_of("head", tmp_path) / "last.pt"
     deadline = time.monotonic() + 120
@@ -172,9 +172,9 @@ def test_a_real_process_killed_by_a_signal_goes_on(signum, calm, tmp_path):
     assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 128 + signal.SIGTERM), errors
     if signum == signal.SIGTERM:
         assert "stopped by SIGTERM; the run is saved" in errors and "Traceback" not in errors
-    _, folder = run("head", tmp_path)
+    _, folder = run("head", tmp_path, *RESNET)
     assert "continuing from epoch" in (folder / "log.txt").read_text()
-    assert_same(stored(calm["head"][1]), stored(folder))
+    assert_same(stored(calm), stored(folder))
 
 
 def test_invariant_6_a_circuit_that_fails_stops_the_run(tmp_path, monkeypatch):

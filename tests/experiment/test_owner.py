@@ -10,7 +10,7 @@ import torch
 from qcifar.errors import InputError
 from qcifar.experiment import code
 from qcifar.files import read_json, write_checkpoint
-from tests.helpers.scripts import SCRIPTS, copy_of_the_code, edit, flags, folder_of, prepare, run, run_file
+from tests.helpers.scripts import RESNET, SCRIPTS, copy_of_the_code, edit, flags, folder_of, prepare, run, run_file
 
 SHORT = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
 
@@ -126,7 +126,7 @@ def test_edited_code_is_noticed_and_once_accepted_it_stays_so(tmp_path):
     script = copy_of_the_code(tmp_path) / "cifar100_baseline.py"
     (tmp_path / "my_scale.py").write_text("loss_scale = 1\n")
     edit(script, "from torch import nn\n", "from torch import nn\n\nfrom my_scale import loss_scale\n")
-    argv = flags("baseline", tmp_path / "runs", *SHORT)
+    argv = flags("baseline", tmp_path / "runs", *SHORT, *RESNET)
     folder = tmp_path / "runs" / "cifar100_baseline_det" / "seed42"
 
     def started(*more):

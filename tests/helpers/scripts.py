@@ -16,17 +16,15 @@ import cifar100_quantum_channels
 from qcifar.config import settings_from_constants, variant_of
 from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers import ROOT
+from tests.helpers.networks import SMALL_RESNET
 
 SCRIPTS = {
     "baseline": (cifar100_baseline, "cifar100_baseline_det"),
     "channels": (cifar100_quantum_channels, "cifar100_quantum_channels"),
     "head": (cifar100_hybrid_Qhead, "cifar100_hybrid_qhead"),
 }
-NETWORK = (
-    "shufflenet_v2_x0_5"  # its checkpoints are 30 times smaller than those of a ResNet, and it learns twice as fast
-)
 SMALL = (
-    f"--dataset synthetic --weights none --model-name {NETWORK} --img-size 32 --epochs 2 --batch-size 16 "
+    f"--dataset synthetic --weights none --model-name {SMALL_RESNET} --img-size 32 --epochs 2 --batch-size 16 "
     "--train-limit 48 --eval-limit 40 --device cpu"
 ).split()
 HEAD = ["--epochs-warmup", "1"]
@@ -77,6 +75,9 @@ def prepare(name, run_dir, *more):
 def run(name, run_dir, *more):
     """Run a script in this process; returns its result and its folder."""
     return SCRIPTS[name][0].main(flags(name, run_dir, *more)), folder_of(name, run_dir, *more)
+
+
+RESNET = ("--model-name", "resnet18")  # of the kind that the published experiment trains, known to every process
 
 
 def command(name, run_dir, *more):
