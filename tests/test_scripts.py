@@ -238,12 +238,19 @@ def test_a_pretrained_network_with_another_stem_says_so_in_the_log(name, tmp_pat
     assert "STEM cifar: the 3 x 3 first convolution starts at random" in (folder / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+OTHERS = [
+    "mobilenet_v3_small", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn", "efficientnet_b0",
+    "convnext_tiny", "regnet_y_400mf",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "network",
-    ["resnet18", *map(slow, ("mobilenet_v3_small", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "vgg11_bn",
-                                       "efficientnet_b0", "convnext_tiny", "regnet_y_400mf"))],
-)  # fmt: skip
+    ("name", "network"),  # the baseline does nothing to a network but give it 100 classes, as both others do
+    [
+        *((name, "resnet18") for name in SCRIPTS),
+        *(slow(name, other) for other in OTHERS for name in ("channels", "head")),
+    ],
+)
 def test_other_networks_train(name, network, tmp_path):
     more = ["--model-name", network, "--train-limit", "32", *ONE_EPOCH[name]]
     result, folder = run(name, tmp_path, *more)
