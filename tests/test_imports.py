@@ -150,6 +150,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow  # a process that imports PennyLane; `test_import_directions` reads what the compiler imports
 def test_the_compiler_works_in_somebody_elses_project(tmp_path):
     """Copied alone, under another name, with the repository not on the path."""
     shutil.copytree(ROOT / "qcifar" / "compiler", tmp_path / "circuits", ignore=shutil.ignore_patterns("__pycache__"))
