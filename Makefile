@@ -25,7 +25,7 @@ demo: $(READY)
 	$(PY) compare_runs.py runs/demo || test $$? = 3  # 3: undecided, as one seed must be
 
 test: $(READY)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m tests.helpers.halves
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)

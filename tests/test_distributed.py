@@ -30,7 +30,7 @@ from qcifar.quantum.descriptors import input_angles, run_circuit
 from qcifar.quantum.runner import make_runner
 from qcifar.streams import stream
 from tests.helpers import ROOT
-from tests.helpers.networks import SMALL_RESNET, network
+from tests.helpers.networks import network
 from tests.helpers.processes import run_processes, run_script, torchrun_variables
 from tests.helpers.scripts import RESNET, SCRIPTS, as_baseline, assert_same, flags, folder_of, stored
 
@@ -221,12 +221,12 @@ def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path):
             torch.testing.assert_close(shared[place], expected, rtol=1e-10, atol=1e-10)
 
 
-TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".split()
+TWENTY_STEPS = [*RESNET, *"--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".split()]
 
 
 def change(folder):
     """How far training has moved the weights that all scripts share, as one vector."""
-    before = network(SMALL_RESNET).state_dict()
+    before = network("resnet18").state_dict()
     after = read_checkpoint(folder / "last.pt")["model"]
     after = as_baseline(after)
     names = [key for key in before if before[key].shape == after[key].shape and key.endswith(("weight", "bias"))]
