@@ -1,7 +1,8 @@
 # make demo       the three scripts on the synthetic set, small, then the verdicts (under 5 minutes on 2 cores)
-# make test       the quick tests: every module, every script, every bad input; then style (under 3 minutes)
+# make test       the quick tests: every module, every script, every bad input; then style. 155 seconds of CPU time in
+#                 each of two processes, so about 3 minutes on 2 idle cores
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
-# make test-all   both, each test once (under 12 minutes)
+# make test-all   both, each test once
 # make cpu        .venv with torch's CPU build, before any of the above: without CUDA's libraries (4 GB)
 # Each creates .venv on first use (5.2 GB), with uv where there is one, else with pip. In an active conda environment
 # that has the packages, they use that one.
@@ -15,7 +16,7 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
 .PHONY: cpu demo test test-slow test-all lint requirements clean
-.NOTPARALLEL:  # two runs of the tests at once would delete each other's folders
+.NOTPARALLEL:  # the tests use both cores of a small machine already, and some have a time limit
 
 demo: $(READY)
 	@echo "SYNTHETIC DATA: 3,200 made-up training images, 4 epochs; the numbers say nothing about CIFAR-100"
