@@ -1,9 +1,10 @@
 # make demo       the three scripts on the synthetic set, small, then the verdicts (under 5 minutes on 2 cores)
 # make study      a small part of the study: 18 runs, then the report (under 15 minutes on 2 cores); on CIFAR-100 if
 #                 data/ holds it, else on the synthetic set
-# make test       the quick tests: every module, every script, every bad input; then style (under 3 minutes)
+# make test       the quick tests: every module, every script, every bad input; then style. 155 seconds of CPU time in
+#                 each of two processes, so about 3 minutes on 2 idle cores
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
-# make test-all   both, each test once (under 12 minutes)
+# make test-all   both, each test once
 # make cpu        .venv with torch's CPU build, before any of the above: without CUDA's libraries (4 GB)
 # Each creates .venv on first use (5.2 GB), with uv where there is one, else with pip. In an active conda environment
 # that has the packages, they use that one.
@@ -18,7 +19,7 @@ SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthet
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
 .PHONY: cpu demo study test test-slow test-all lint requirements clean
-.NOTPARALLEL:  # two runs of the tests at once would delete each other's folders
+.NOTPARALLEL:  # the tests use both cores of a small machine already, and some have a time limit
 
 demo: $(READY)
 	@echo "SYNTHETIC DATA: 3,200 made-up training images, 4 epochs; the numbers say nothing about CIFAR-100"
@@ -32,7 +33,7 @@ study: $(READY)
 	$(PY) compare_runs.py $(basename $(SMALL:studies/%=runs/%)) || test $$? = 3  # 3: something is undecided, as it should be
 
 test: $(READY)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m tests.helpers.halves
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)

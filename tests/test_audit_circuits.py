@@ -57,6 +57,7 @@ def test_the_scripts_circuits_with_their_constants(standard):
         assert table in shown and table.startswith(f"{name}\n===")
 
 
+@pytest.mark.slow
 def test_the_page_has_what_is_printed_and_commands_that_work(real_data, standard, tmp_path):
     """All but times."""
     page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")

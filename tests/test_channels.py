@@ -18,7 +18,7 @@ from qcifar.quantum.checks import circuit_fingerprint
 from tests.helpers import slow
 from tests.helpers.circuits import execute, random_head, standardised, tape_of
 from tests.helpers.networks import NAME, SEED, assert_equal_states, network
-from tests.helpers.scripts import copy_of_the_code, edit, flags, run, run_file
+from tests.helpers.scripts import RESNET, copy_of_the_code, edit, flags, run, run_file
 
 DEFAULT_PAIR = [edge_circuit, texture_circuit]
 SIZES = [(3, 1), (3, 2), (4, 1), (4, 2), slow(6, 1), slow(6, 2)]  # qubits, depth
@@ -157,9 +157,10 @@ def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):
     assert result["seed"] == 7
 
 
+@pytest.mark.slow  # a process; `test_code.py` and `test_descriptors.py` have its parts
 def test_descriptors_of_edited_code_are_computed_anew(tmp_path):
     """The preprocessing is edited, and the run started over: the old caches lie there, and are not read."""
-    more = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
+    more = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16", *RESNET)
     run("channels", tmp_path / "runs", *more)
     caches = tmp_path / "runs" / "cifar100_quantum_channels" / "descriptors"
     before = {path: path.read_bytes() for path in caches.iterdir()}

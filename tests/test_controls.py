@@ -11,8 +11,8 @@ from qcifar.files import read_checkpoint
 from tests.helpers import slow
 from tests.helpers.scripts import as_baseline, assert_same, prepare, run, stored
 
-HEAD = ["fourier", "mlp", "planted", *map(slow, ("linear", "tanh", "product", "frozen"))]
-CHANNELS = ["shuffled", "planted", *map(slow, ("product", "raw", "fourier", "noise", "constant"))]
+HEAD = ["fourier", "planted", *map(slow, ("mlp", "linear", "tanh", "product", "frozen"))]
+CHANNELS = ["shuffled", *map(slow, ("planted", "product", "raw", "fourier", "noise", "constant"))]
 LEARN = {"fourier": 81 * 4, "mlp": 20, "linear": 0, "tanh": 0, "product": 24, "frozen": 0, "planted": 0}
 
 
@@ -93,6 +93,7 @@ def test_branch_starts_as_the_circuits_does_and_varies_as_much(control, tmp_path
         assert 100 * variance == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_control_that_is_stopped_in_phase_b_goes_on_with_its_gain(tmp_path, monkeypatch):
     calm_result, calm_folder = run("head", tmp_path / "calm", "--control", "fourier")
     import DLfunctions
@@ -132,6 +133,7 @@ def test_controls_of_the_channels(control, calm, tmp_path):
     assert state["conv1.weight"].shape[1] == 5 and base_state.keys() == state.keys()
 
 
+@pytest.mark.slow
 def test_constant_maps_are_the_mean_of_the_training_images_in_all_parts(tmp_path):
     it, quantum = (prepare("channels", tmp_path, "--control", name) for name in ("constant", "quantum"))
     mean = quantum.train_loader.extra.grids.mean((0, 2, 3))

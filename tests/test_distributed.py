@@ -32,7 +32,7 @@ from qcifar.streams import stream
 from tests.helpers import ROOT
 from tests.helpers.networks import network
 from tests.helpers.processes import run_processes, run_script, torchrun_variables
-from tests.helpers.scripts import SCRIPTS, as_baseline, assert_same, flags, folder_of, prepare, stored
+from tests.helpers.scripts import RESNET, SCRIPTS, as_baseline, assert_same, flags, folder_of, prepare, stored
 
 CPU = torch.device("cpu")
 
@@ -221,7 +221,7 @@ def test_synchronised_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path):
             torch.testing.assert_close(shared[place], expected, rtol=1e-10, atol=1e-10)
 
 
-TWENTY_STEPS = "--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".split()
+TWENTY_STEPS = [*RESNET, *"--epochs 1 --batch-size 16 --train-limit 320 --max-lr 1e-5".split()]
 
 
 def change(folder):
@@ -314,7 +314,7 @@ def children(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds torchrun's processes in /proc")
 def test_torchrun_a_dead_rank_ends_the_job_and_the_next_one_goes_on(tmp_path):
-    more = ["--checkpoint-minutes", "0", "--epochs", "3"]
+    more = ["--checkpoint-minutes", "0", "--epochs", "3", *RESNET]
 
     def start(folder):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib.util
 import io
 import itertools
 import json
@@ -19,7 +18,7 @@ import torch
 
 from qcifar.config import settings_from_constants
 from qcifar.errors import InputError
-from tests.helpers.scripts import ROOT, SCRIPTS, SMALL
+from tests.helpers.scripts import ROOT, SCRIPTS, SMALL, module_of
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -71,14 +70,6 @@ def edited(source, block):
         items.insert(list(result).index(before), (name, (space + comments, text)))
         result = dict(items)
     return "".join(above + text for above, text in result.values())
-
-
-def module_of(path):
-    """The script as a module of its own, apart from one of the same name that is imported already."""
-    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def ruff(*arguments):
@@ -136,6 +127,7 @@ def config(folder, *names):
     return json.loads(folder.joinpath("runs", *names, "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_folders_and_rows_of_the_fourth_experiment_are_those_that_the_page_names(extended):
     folder, done = extended
     (listed,) = [text for _, text in blocks("docs/extending.md", "text") if text.startswith("runs/")]
@@ -160,6 +152,7 @@ def test_folders_and_rows_of_the_fourth_experiment_are_those_that_the_page_names
     assert all("undecided" in cells for cells in shown[1:]) and "left out" not in table  # one seed, one recipe
 
 
+@pytest.mark.slow
 def test_the_fourth_experiment_differs_from_the_baseline_where_the_page_says(extended):
     folder, done = extended
     ours, base = (pieces((folder / name).read_text()) for name in (DRESSED, BASELINE))
@@ -168,6 +161,7 @@ def test_the_fourth_experiment_differs_from_the_baseline_where_the_page_says(ext
     assert len(re.findall("^>", difference, re.MULTILINE)) < 70
 
 
+@pytest.mark.slow
 def test_controls_start_alike_and_the_frozen_circuit_keeps_its_weights(extended, tmp_path):
     folder, _ = extended
 
@@ -189,6 +183,7 @@ def test_controls_start_alike_and_the_frozen_circuit_keeps_its_weights(extended,
         assert torch.equal(after, states["frozen"]["3.weights"]) != moved
 
 
+@pytest.mark.slow
 def test_edited_circuits_have_fingerprints_of_their_own_and_are_compiled(extended):
     folder, done = extended
     head = ("cifar100_hybrid_qhead", "epochs_warmup=0", "seed42")
@@ -203,6 +198,7 @@ def test_edited_circuits_have_fingerprints_of_their_own_and_are_compiled(extende
     assert [result["quantum_device"] for result in results] == ["fast", "fast"]
 
 
+@pytest.mark.slow
 def test_code_of_the_page_is_formatted_as_the_repository(extended):
     folder, _ = extended
     changed = [path for path in folder.glob("*.py") if path.read_text() != _original(path.name)]
@@ -215,11 +211,10 @@ def _original(name):
     return (ROOT / name).read_text() if (ROOT / name).exists() else None
 
 
-def test_entries_of_a_result_are_those_of_the_page(extended):
-    _, done = extended
+def test_entries_of_a_result_are_those_of_the_page(calm):
     section = PAGES["docs/run_folder.md"].split("`result.json` has these entries:")[1].split("\n\n")[1]
     named = [name for row in section.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    assert sorted(named) == sorted(done["python cifar100_hybrid_Qhead.py --run-dir runs/reuploading"][0])
+    assert sorted(named) == sorted(calm["head"][0])
 
 
 # ---- the compiler's lines
@@ -241,9 +236,15 @@ def test_the_compilers_lines_in_the_readme_give_pennylanes_values():
     assert names["values"].shape == (128, 4) and names["weights"].grad.abs().max() > 0
 
 
+def test_blocks_of_the_compilers_page_run():
+    for _, text in blocks("docs/compiler.md", "python")[1:]:
+        run_block(text)
+
+
+@pytest.mark.slow  # a process; `test_imports.py` copies the folder, too
 def test_the_compiler_runs_in_another_project(tmp_path):
-    """The first block of docs/compiler.md beside a copy of the folder alone, the others with the repository."""
-    (_, alone), *others = blocks("docs/compiler.md", "python")
+    """The first block of docs/compiler.md beside a copy of the folder alone."""
+    _, alone = blocks("docs/compiler.md", "python")[0]
     ((_, copying),) = blocks("docs/compiler.md", "sh")
     program, how, source, target = shlex.split(copying)
     assert (program, how) == ("cp", "-r")
@@ -252,8 +253,6 @@ def test_the_compiler_runs_in_another_project(tmp_path):
     done = subprocess.run([sys.executable, "alone.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "probs" in done.stdout and "cannot be compiled" in done.stdout
-    for _, text in others:
-        run_block(text)
 
 
 # ---- names, links and commands

@@ -12,7 +12,7 @@ import torch
 import DLfunctions
 from qcifar.events import EventFile, scalars
 from qcifar.files import write_csv
-from tests.helpers import ROOT
+from tests.helpers import ROOT, slow
 from tests.helpers.runs import tiny_run
 from tests.helpers.scripts import TIMED, Killed, assert_same, dying_after, run, stored
 
@@ -87,7 +87,7 @@ def test_events_of_a_run_are_its_metrics(name, calm):
     assert set(assert_events_are_metrics(folder)) == TAGS | more
 
 
-@pytest.mark.parametrize("saves", [1, 3, 4, 6])
+@pytest.mark.parametrize("saves", [*map(slow, (1, 3)), 4, slow(6)])
 def test_killed_and_continued_shows_every_epoch_once(saves, calm, tmp_path, monkeypatch):
     """Saves: a step, then last.pt and best.pt at the ends of epochs."""
     monkeypatch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
@@ -99,7 +99,7 @@ def test_killed_and_continued_shows_every_epoch_once(saves, calm, tmp_path, monk
     assert_same(stored(folder), stored(calm["baseline"][1]))
 
 
-@pytest.mark.parametrize("where", ["between metrics.csv and the event", "in the middle of the event"])
+@pytest.mark.parametrize("where", [slow("between metrics.csv and the event"), "in the middle of the event"])
 def test_killed_while_an_epoch_is_written(where, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     add = EventFile.add
@@ -154,6 +154,7 @@ print(len(ours()), "tensorflow" in sys.modules)
 """
 
 
+@pytest.mark.slow  # a process that imports torch
 def test_tensorboard_is_loaded_when_training_begins_and_tensorflow_never(tmp_path):
     pytest.importorskip("tensorboard")
     folder = tmp_path / "tensorflow"

@@ -1,7 +1,6 @@
 """`export_head.py`: the exported head answers like the run, read back by torch alone and by onnxruntime."""
 
-import subprocess
-import sys
+import importlib.util
 
 import numpy as np
 import pennylane as qml
@@ -19,45 +18,49 @@ from qcifar.files import read_checkpoint
 from qcifar.quantum.controls import Fourier
 from qcifar.quantum.layer import QuantumLayer
 from qcifar.quantum.runner import make_runner
-from tests.helpers import ROOT
-from tests.helpers.networks import network
+from tests.helpers.networks import SMALL_FEATURES, SMALL_RESNET, network
 from tests.helpers.scripts import ONE_EPOCH, run
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A head whose branch is on in the tested weights, and what its export says."""
-    _, folder = run("head", tmp_path_factory.mktemp("head"), *ONE_EPOCH["head"])
-    command = [sys.executable, str(ROOT / "export_head.py"), str(folder)]
-    return folder, subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def trained(tmp_path_factory):
+    """The folder of a head whose branch is on in the tested weights."""
+    return run("head", tmp_path_factory.mktemp("head"), *ONE_EPOCH["head"])[1]
 
 
 @pytest.fixture(scope="module")
-def test_inputs(synthetic, exported):
+def test_inputs(synthetic, trained):
     """What the run's network saw of its test images, and its logits."""
-    stored = np.load(exported[0] / "predictions.npz")
+    stored = np.load(trained / "predictions.npz")
     images = synthetic.test_images[torch.from_numpy(stored["index"])]
     return normalise(crop_resize(images, *evaluation_matrices(32, images.device))), torch.from_numpy(stored["logits"])
 
 
-def test_state_dict_is_read_by_torch_alone(exported, test_inputs):
-    folder, said = exported
+def test_state_dict_is_read_by_torch_alone(trained, test_inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # as where onnx is not installed
+    export_head.main([str(trained), "--output", str(tmp_path)])
+    said = capsys.readouterr().out
     assert "linear map of 81 features: logits of 40 test images within" in said
-    net = network("resnet18")
+    assert "no ONNX file: pip install" in said and not (tmp_path / "head_fourier.onnx").exists()
+    net = network(SMALL_RESNET)
     classifier = split_head(net)
-    model = HybridNet(net, classifier, Branch(512, 100, Fourier(4), 4, bounded=True))
-    model.load_state_dict(read_checkpoint(folder / "head_fourier.pt"))
+    model = HybridNet(net, classifier, Branch(SMALL_FEATURES, 100, Fourier(4), 4, bounded=True))
+    model.load_state_dict(read_checkpoint(tmp_path / "head_fourier.pt"))
     model.branch_on = True
     x, logits = test_inputs
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), logits, rtol=0, atol=1e-5)
 
 
-def test_onnx_is_read_by_onnxruntime(exported, test_inputs):
+@pytest.mark.slow  # torch's exporter takes ten seconds
+def test_onnx_is_read_by_onnxruntime(trained, test_inputs, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    session = onnxruntime.InferenceSession(exported[0] / "head_fourier.onnx", providers=["CPUExecutionProvider"])
-    assert "read back by onnxruntime: logits within" in exported[1]
+    export_head.main([str(trained)])
+    said = capsys.readouterr().out
+    assert f"written: {trained / 'head_fourier.onnx'}, read back by onnxruntime: logits within" in said
+    assert (trained / "head_fourier.pt").exists()
+    session = onnxruntime.InferenceSession(trained / "head_fourier.onnx", providers=["CPUExecutionProvider"])
     x, logits = test_inputs
     for images in (x, x[:1]):  # any number of images
         (found,) = session.run(["logits"], {"images": images.numpy()})

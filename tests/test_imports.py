@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from tests.helpers import ROOT
@@ -111,13 +112,14 @@ def files_of(folder):
     return top | {path for path in (folder / "qcifar").rglob("*") if "__pycache__" not in path.parts}
 
 
-def test_importing_creates_no_file_and_draws_no_number(tmp_path, tmp_path_factory):
+def test_importing_creates_no_file_and_draws_no_number(tmp_path):
     modules = [module for path, module in MODULES.items() if path.parts[0] not in PROGRAMS]
     assert len(modules) >= 25 and {"DLfunctions", "compare_runs", *EXPERIMENTS} < set(modules)
     assert importlib.import_module("compare_runs").__file__ == str(ROOT / "compare_runs.py")
     before, folders = files_of(ROOT), [(ROOT / name).exists() for name in ("runs", "data")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path)}
-    environment["MPLCONFIGDIR"] = str(tmp_path_factory.mktemp("matplotlib"))  # PennyLane imports it
+    importlib.import_module("matplotlib.font_manager")  # builds its list of fonts, in seconds, where there is none
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # PennyLane imports it
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *modules], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
@@ -151,6 +153,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow  # a process that imports PennyLane; `test_import_directions` reads what the compiler imports
 def test_the_compiler_works_in_somebody_elses_project(tmp_path):
     """Copied alone, under another name, with the repository not on the path."""
     shutil.copytree(ROOT / "qcifar" / "compiler", tmp_path / "circuits", ignore=shutil.ignore_patterns("__pycache__"))

@@ -20,7 +20,7 @@ from qcifar.experiment import finished
 from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers import ROOT
 from tests.helpers.data import cut_in_half
-from tests.helpers.scripts import SCRIPTS, run
+from tests.helpers.scripts import ONE_EPOCH, RESNET, SCRIPTS, run
 
 DATA_DIR = ROOT / "data"
 FLAGS = SimpleNamespace(device="cpu", precision="auto", data_dir="unused")
@@ -119,6 +119,7 @@ def test_a_head_whose_best_epoch_lies_in_phase_a_says_so(tmp_path, photo, capsys
     assert all(with_branch.split()[1:] == without.split() for with_branch, without, _ in cells)
 
 
+@pytest.mark.slow
 def test_real_images_as_the_run_saw_them(real_data, tmp_path):
     more = ["--dataset", "cifar100", "--data-dir", str(DATA_DIR), "--epochs", "1", "--epochs-warmup", "0"]
     _, folder = run("head", tmp_path, *more)
@@ -374,11 +375,19 @@ def test_paths_that_are_wrong_are_one_line(calm, photo, tmp_path):
     assert (calm["baseline"][1] / "metrics.csv").read_text().startswith("epoch")
 
 
-def test_as_a_user_starts_it(calm, photo, tmp_path):
-    """From another folder: the flags of the script that it imports are not its own."""
-    folder = calm["channels"][1].resolve()
-    command = [sys.executable, str(ROOT / "predict.py"), str(folder), str(photo), "--device", "cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+def started(folder, *argv):
+    """`predict.py` as a user starts it, from another folder: the flags of the script it imports are not its own."""
+    command = [sys.executable, str(ROOT / "predict.py"), *map(str, argv)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.slow  # a process that imports torch and PennyLane
+def test_as_a_user_starts_it(photo, tmp_path):
+    _, folder = run("channels", tmp_path / "runs", *RESNET, *ONE_EPOCH["channels"])
+    done = started(tmp_path, folder.resolve(), photo, "--device", "cpu")
     assert done.returncode == 0 and "1  class" in done.stdout, done.stderr
-    done = subprocess.run([*command, "--devise", "cpu"], cwd=tmp_path, capture_output=True, text=True)
+
+
+def test_a_wrong_flag_as_a_user_gives_it(photo, tmp_path):
+    done = started(tmp_path, "run", photo, "--devise", "cpu")
     assert (done.returncode, done.stderr) == (2, "error: unknown flag --devise; did you mean --device?\n")

@@ -81,12 +81,13 @@ def _files(patterns: Iterable[str]) -> list[Path]:
 def _with_imports(files: Iterable[Path], folder: Path) -> set[Path]:
     """`files`, and all that they import from below `folder` or this repository, and what these import."""
     tops, without = (folder, ROOT), set(_files(WITHOUT_NUMBERS))
+    locate = functools.cache(lambda module: _locate(module, tops))  # most modules are imported by many files
     waiting, found = list(files), set()
     while waiting:
         path = waiting.pop()
         if path not in found and path not in without:
             found.add(path)
-            waiting += [target for module in _modules_of(path, tops) for target in _locate(module, tops)]
+            waiting += [target for module in _modules_of(path, tops) for target in locate(module)]
     return found
 
 

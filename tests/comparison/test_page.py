@@ -22,6 +22,7 @@ from qcifar.comparison.pictures import contact_sheet
 from qcifar.comparison.runs import BASELINE, Circuit, Group, read_run
 from qcifar.comparison.series import pairs_of, series_of
 from qcifar.streams import stream
+from tests.helpers import slow
 from tests.helpers.browser import CHROMIUM, browser
 from tests.helpers.made_report import PLAN, make_report, write_runs
 from tests.helpers.made_runs import CHANNELS, CIRCUITS, HEAD, IDENTITY, write_run
@@ -281,7 +282,7 @@ def test_pairs_across_recipes_are_those_of_the_comparison(tmp_path):
         assert "across recipes" in pair.label and pair.entry["mean_baseline"] == pytest.approx(60)
 
 
-@pytest.mark.parametrize("kept", [[BASELINE], [HEAD], []])
+@pytest.mark.parametrize("kept", [[BASELINE], slow([HEAD]), slow([])])
 def test_nothing_to_compare(tmp_path, kept):
     (tmp_path / "runs").mkdir()
     for experiment in kept:
@@ -311,6 +312,7 @@ PAPER = r"""\documentclass{article}
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.slow
 def test_the_table_for_a_paper_compiles(full, written, tmp_path):
     hostile = full.summary["comparisons"][0] | {"variant": HOSTILE + '|<>"^~#`’“”é✓'}
     summary = full.summary | {"comparisons": [hostile], "secondary": [], "classes": []}

@@ -184,7 +184,7 @@ def download(monkeypatch, tmp_path):
     return set_up
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])  # resnet50 has a second version
+@pytest.mark.parametrize("name", ["resnet18", slow("resnet50")])  # resnet50 has a second version
 def test_imagenet_is_torchvisions_first_version_checked_by_hash(download, name, monkeypatch):
     state, url = torchvision_state(name), get_model_weights(name).IMAGENET1K_V1.url
     asked = download(state)

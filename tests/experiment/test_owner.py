@@ -10,7 +10,7 @@ import torch
 from qcifar.errors import InputError
 from qcifar.experiment import code
 from qcifar.files import read_json, write_checkpoint
-from tests.helpers.scripts import SCRIPTS, copy_of_the_code, edit, flags, folder_of, prepare, run, run_file
+from tests.helpers.scripts import RESNET, SCRIPTS, copy_of_the_code, edit, flags, folder_of, prepare, run, run_file
 
 SHORT = ("--epochs", "1", "--train-limit", "16", "--eval-limit", "16")
 
@@ -34,6 +34,21 @@ def live(tmp_path):
     yield folder_of("baseline", tmp_path, *SHORT)
     release.set()
     process.join()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The result and the RUN_DIR of a finished run of the baseline, which no test touches."""
+    run_dir = tmp_path_factory.mktemp("trained")
+    return run("baseline", run_dir, *SHORT)[0], run_dir
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """The result of a finished run, and the folder of a copy of it in this test's RUN_DIR."""
+    result, run_dir = trained
+    shutil.copytree(run_dir, tmp_path, dirs_exist_ok=True)
+    return result, folder_of("baseline", tmp_path, *SHORT)
 
 
 @pytest.mark.parametrize("more", [(), ("--max-lr", "0.1"), ("--no-resume",)])
@@ -74,8 +89,8 @@ def test_a_lost_config_is_written_again(tmp_path):
     assert read_json(it.run.config_path)["identity"] == it.run.identity
 
 
-def test_a_finished_run_that_lost_its_config_is_shown_for_its_own_settings_only(tmp_path):
-    result, folder = run("baseline", tmp_path, *SHORT)
+def test_a_finished_run_that_lost_its_config_is_shown_for_its_own_settings_only(finished, tmp_path):
+    result, folder = finished
     for path in ("config.json", "last.pt", "best.pt"):
         (folder / path).unlink()
     with pytest.raises(InputError, match=r"result\.json is not the result of these settings, or config\.json is lost"):
@@ -84,8 +99,8 @@ def test_a_finished_run_that_lost_its_config_is_shown_for_its_own_settings_only(
     assert read_json(folder / "config.json")["constants"]["MAX_LR"] == 0.0007
 
 
-def test_other_instructions_of_the_processor_are_another_run(tmp_path, monkeypatch):
-    _, folder = run("baseline", tmp_path, *SHORT)
+def test_other_instructions_of_the_processor_are_another_run(finished, tmp_path, monkeypatch):
+    _, folder = finished
     before = read_json(folder / "config.json")["identity"]["instructions"]
     assert before == torch.backends.cpu.get_cpu_capability()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
@@ -93,8 +108,8 @@ def test_other_instructions_of_the_processor_are_another_run(tmp_path, monkeypat
         run("baseline", tmp_path, *SHORT)
 
 
-def test_other_threads_are_another_run_and_the_remedy_is_named(tmp_path):
-    _, folder = run("baseline", tmp_path, *SHORT)
+def test_other_threads_are_another_run_and_the_remedy_is_named(finished, tmp_path):
+    _, folder = finished
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -105,12 +120,13 @@ def test_other_threads_are_another_run_and_the_remedy_is_named(tmp_path):
     assert (folder / "result.json").exists()
 
 
+@pytest.mark.slow  # five processes; `test_code.py` and `test_folder.py` have its parts
 def test_edited_code_is_noticed_and_once_accepted_it_stays_so(tmp_path):
     """Files are edited, and the script is started as a user does: its own module, the script and shared code."""
     script = copy_of_the_code(tmp_path) / "cifar100_baseline.py"
     (tmp_path / "my_scale.py").write_text("loss_scale = 1\n")
     edit(script, "from torch import nn\n", "from torch import nn\n\nfrom my_scale import loss_scale\n")
-    argv = flags("baseline", tmp_path / "runs", *SHORT, "--model-name", "mobilenet_v3_small")
+    argv = flags("baseline", tmp_path / "runs", *SHORT, *RESNET)
     folder = tmp_path / "runs" / "cifar100_baseline_det" / "seed42"
 
     def started(*more):
@@ -162,8 +178,8 @@ def test_identity_is_on_disk_before_training_and_names_all_code(tmp_path):
         ("result.json", '{"variant": null, "test_top1": "good"}', "is not a result of this test bench"),
     ],
 )
-def test_files_of_the_wrong_form_are_named_in_one_line(file, content, expected, tmp_path):
-    _, folder = run("baseline", tmp_path, *SHORT)
+def test_files_of_the_wrong_form_are_named_in_one_line(file, content, expected, finished, tmp_path):
+    _, folder = finished
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=f"{file}.*{expected}") as caught:
         run("baseline", tmp_path, *SHORT)

@@ -13,7 +13,7 @@ from qcifar.errors import InputError
 from qcifar.experiment import recipe
 from qcifar.experiment.models import activation_bytes
 from qcifar.experiment.recipe import make_optimizer, make_schedule
-from tests.helpers.scripts import SMALL, flags, prepare
+from tests.helpers.scripts import RESNET, SMALL, flags, prepare
 
 STEPS_A, STEPS_B, MAX_LR = 5, 7, 0.01
 
@@ -137,10 +137,10 @@ def test_memory_that_is_not_there_is_refused_with_the_numbers(tmp_path, monkeypa
     monkeypatch.setattr("qcifar.experiment.recipe.free_memory", lambda device: 10 * 2**20)
     line = r"a step on 48 images of 32 pixels needs .* GB .* 0\.0 GB are free on cpu; --accumulate"
     with pytest.raises(InputError, match=line):
-        prepare("baseline", tmp_path, "--batch-size", "1000000")
-    prepare("baseline", tmp_path, "--batch-size", "8")  # 0.5 MB an image
+        prepare("baseline", tmp_path, *RESNET, "--batch-size", "1000000")
+    prepare("baseline", tmp_path, *RESNET, "--batch-size", "8")  # 0.5 MB an image
     with pytest.raises(InputError, match="a step on 3200 images of 32 pixels"):  # as many as there are, not 50,000
-        prepare("baseline", tmp_path, "--batch-size", "1000000", "--train-limit", "0")
+        prepare("baseline", tmp_path, *RESNET, "--batch-size", "1000000", "--train-limit", "0")
 
 
 def test_what_the_backward_pass_keeps_is_told_without_computing():

@@ -1,5 +1,6 @@
 """The scripts as a user runs them, small: their flags, their folders, and what has to come back to the bit."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import cifar100_quantum_channels
 from qcifar.config import settings_from_constants, variant_of
 from qcifar.files import read_checkpoint, write_checkpoint
 from tests.helpers import ROOT
+from tests.helpers.networks import SMALL_RESNET
 
 SCRIPTS = {
     "baseline": (cifar100_baseline, "cifar100_baseline_det"),
@@ -22,7 +24,7 @@ SCRIPTS = {
     "head": (cifar100_hybrid_Qhead, "cifar100_hybrid_qhead"),
 }
 SMALL = (
-    "--dataset synthetic --weights none --model-name resnet18 --img-size 32 --epochs 2 --batch-size 16 "
+    f"--dataset synthetic --weights none --model-name {SMALL_RESNET} --img-size 32 --epochs 2 --batch-size 16 "
     "--train-limit 48 --eval-limit 40 --device cpu"
 ).split()
 HEAD = ["--epochs-warmup", "1"]
@@ -75,6 +77,9 @@ def run(name, run_dir, *more):
     return SCRIPTS[name][0].main(flags(name, run_dir, *more)), folder_of(name, run_dir, *more)
 
 
+RESNET = ("--model-name", "resnet18")  # of the kind that the published experiment trains, known to every process
+
+
 def command(name, run_dir, *more):
     """What a user types."""
     return [sys.executable, str(ROOT / SCRIPTS[name][0].__file__), *flags(name, run_dir, *more)]
@@ -94,6 +99,14 @@ def edit(path, old, new):
     content = path.read_text(encoding="utf-8")
     assert content.count(old) == 1, (path, old)
     path.write_text(content.replace(old, new), encoding="utf-8")
+
+
+def module_of(path):
+    """A script's file as a module of its own, apart from one of the same name that is imported already."""
+    spec = importlib.util.spec_from_file_location(f"copy_of_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_file(path, *argv, python_path="", **more):

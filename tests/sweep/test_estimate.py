@@ -7,7 +7,7 @@ import pytest
 from qcifar.sweep import estimate
 from qcifar.sweep.estimate import describe, disk, images, parameters
 from tests.helpers.networks import network
-from tests.helpers.scripts import SCRIPTS
+from tests.helpers.scripts import ONE_EPOCH, RESNET, SCRIPTS, run
 from tests.helpers.standin import starts, sweep_of
 
 
@@ -74,9 +74,9 @@ def test_images_of_a_job(tmp_path):
     assert images(sweep_of(tmp_path, 'DATASET = "cifar100"\nTRAIN_LIMIT = 90_000').plan.jobs[0]) == 40_000
 
 
-def test_disk_without_a_run_is_that_of_real_checkpoints(tmp_path, calm):
-    """Of the calm run of the baseline: its checkpoints, and what the formula says of its network."""
-    result, folder = calm["baseline"]
+def test_disk_without_a_run_is_that_of_real_checkpoints(tmp_path):
+    """Of a run of the baseline: its checkpoints, and what the formula says of its network."""
+    result, folder = run("baseline", tmp_path / "real", *RESNET, *ONE_EPOCH["baseline"])
     real = sum((folder / name).stat().st_size for name in ("last.pt", "best.pt"))
     (job,) = sweep_of(tmp_path, f'MODEL_NAME = "{result["model_name"]}"', seeds="0").plan.jobs
     guess = disk(job, "all", None) - estimate.RESULTS
