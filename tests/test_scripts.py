@@ -322,7 +322,7 @@ def test_bad_input_is_one_line_and_a_nonzero_exit(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line_and_a_nonzero_exit(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    done = subprocess.run(command("baseline", blocked), capture_output=True, text=True)
+    done = subprocess.run(command("baseline", blocked, *RESNET), capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(blocked) in done.stderr
 
 
