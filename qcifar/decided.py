@@ -1,15 +1,39 @@
 """What a plan decides before the first run, as its text says it: for who makes the runs, and for who compares them."""
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from qcifar import config
 from qcifar.errors import InputError
+from qcifar.files import read_json
 
 OUTCOME = "test_top1"  # the only one that a verdict is made from; top-5, macro F1 and others are secondary
 MARGIN = 0.5  # percentage points, where a plan names none
 MOST_JOBS = 100_000
+SHORT = {
+    "baseline": "cifar100_baseline.py",
+    "channels": "cifar100_quantum_channels.py",
+    "head": "cifar100_hybrid_Qhead.py",
+}
+
+
+def seal(stored: dict) -> str:
+    """Hash of all other entries of a stored plan: who edits one by accident or in passing is told."""
+    others = {name: value for name, value in stored.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def read_states(path: Path) -> dict[str, dict]:
+    """plans/<name>.state.json: how each run of a plan ended, by folder; empty where there is no such file."""
+    states = read_json(path) if path.exists() else {}
+    for folder, state in states.items():
+        if not isinstance(state, dict):
+            raise InputError(f"{path}: expected an object for {folder}, got {state!r}; move it away")
+    return states
 
 
 def read_outcome(given) -> str:

@@ -17,15 +17,20 @@ from typing import Any
 
 from qcifar import config
 from qcifar.config import as_constants, flag, variant_of
-from qcifar.decided import MARGIN, MOST_JOBS, OUTCOME, read_margin, read_member, read_outcome, read_seeds, read_twin
+from qcifar.decided import (
+    MARGIN,
+    MOST_JOBS,
+    OUTCOME,
+    SHORT,
+    read_margin,
+    read_member,
+    read_outcome,
+    read_seeds,
+    read_twin,
+)
 from qcifar.declared import ScriptText, read_script
 from qcifar.errors import InputError
 
-SHORT = {
-    "baseline": "cifar100_baseline.py",
-    "channels": "cifar100_quantum_channels.py",
-    "head": "cifar100_hybrid_Qhead.py",
-}
 BASELINE = "cifar100_baseline_det"  # the experiment that the others are compared with
 KEYS = {
     "": ("title", "run_dir", "decided", "common", "runs"),
