@@ -140,7 +140,8 @@ def all_decided(entries: list[dict], pairs: list[Paired], plans: list[Plan], aga
     A comparison that lacks seeds is not decided, whatever its verdict: who stops when it pleases is wrong too often.
     """
     compared = [(pair.group.first, pair.base.name) for pair in pairs]
-    missing = [one for one in missing_members(plans, compared) if against in (BASELINE, one[1])]
+    every = [one for part in ("family", "checks") for one in missing_members(plans, compared, part)]
+    missing = [one for one in every if against in (BASELINE, one[1])]
     decisive = [entry for entry in entries if not entry["exploratory"]] or entries
     return not missing and not any(entry["verdict"] == "undecided" or interim(entry) for entry in decisive)
 

@@ -31,6 +31,7 @@ NEEDED = {
 NEEDED_IN = {
     "jobs": {"experiment": str, "variant": str, "seed": int, "folder": str},
     "family": {"experiment": str, "variant": str},
+    "checks": {"experiment": str, "variant": str},
 }
 LOOSE = {"SEED", *NEUTRAL} - {"PRECISION"}  # constants that a run may have otherwise than planned
 
@@ -61,6 +62,11 @@ class Plan:
         """The comparisons that are corrected together: name, and what it is compared with."""
         return [(_name(one), one.get("against", BASELINE)) for one in self.content["family"]]
 
+    @property
+    def checks(self) -> list[tuple[str, str]]:
+        """Those that test the bench (off, jitter, planted), corrected apart; of older plans they are in the family."""
+        return [(_name(one), BASELINE) for one in self.content.get("checks", [])]
+
 
 def _name(one: dict) -> str:
     return f"{one['experiment']} {one['variant']}".strip()
@@ -87,16 +93,15 @@ def _refuse_no_plan(path: Path, content: dict) -> None:
     for name, kind in NEEDED.items():
         if not isinstance(content.get(name), kind):
             raise InputError(f"{path}: expected a stored plan with {name}, got {content.get(name)!r}; move it away")
+    for name, kind in {"existing": list, "constants": dict, "checks": list}.items():
+        if name in content and not isinstance(content[name], kind):
+            raise InputError(f"{path}: expected a stored plan with {name}, got {content[name]!r}; move it away")
     for part, needed in NEEDED_IN.items():
-        for one in content[part]:
+        for one in content.get(part, []):
             if not isinstance(one, dict) or not all(type(one.get(name)) is kind for name, kind in needed.items()):
                 raise InputError(
                     f"{path}: expected {listed(list(needed))} in each of {part}, got {one!r}; move it away"
                 )
-    for name in ("existing", "constants"):
-        kind = {"existing": list, "constants": dict}[name]
-        if name in content and not isinstance(content[name], kind):
-            raise InputError(f"{path}: expected a stored plan with {name}, got {content[name]!r}; move it away")
 
 
 def _refuse_edited(path: Path, content: dict) -> None:
@@ -118,7 +123,7 @@ def _refuse_edited(path: Path, content: dict) -> None:
     for name, seeds in Plan(path, content, {}).seeds.items():
         if sorted(seeds) != sorted(content["seeds"]):
             raise InputError(f"{path}: jobs of {name} have seeds {seeds}, decided were {content['seeds']}; {remedy}")
-    if {"seal", "existing", "constants"} & content.keys() and content.get("seal") != seal(content):
+    if {"seal", "existing", "constants", "checks"} & content.keys() and content.get("seal") != seal(content):
         raise InputError(f"{path}: it was edited after it was stored (its seal differs); {remedy}")
 
 
@@ -161,9 +166,21 @@ def in_family(plans: list[Plan], run: FinishedRun, against: str) -> bool:
     return any(plan.holds(run) and (run.name, against) in plan.family for plan in plans)
 
 
-def missing_members(plans: list[Plan], compared: list[tuple[FinishedRun, str]]) -> list[tuple[str, str]]:
-    """Comparisons of the families that are not among `compared`: (first run, what it is compared with) of each."""
-    wanted = {(plan.path.parent, *member): plan for plan in plans for member in plan.family}
+def in_checks(plans: list[Plan], run: FinishedRun, against: str) -> bool:
+    """Whether a plan has it among its checks, and none in its family."""
+    found = any(plan.holds(run) and (run.name, against) in plan.checks for plan in plans)
+    return found and not in_family(plans, run, against)
+
+
+def missing_members(
+    plans: list[Plan], compared: list[tuple[FinishedRun, str]], part: str = "family"
+) -> list[tuple[str, str]]:
+    """Comparisons of the families that are not among `compared`: (first run, what it is compared with) of each.
+
+    Args:
+        part: "family", or "checks".
+    """
+    wanted = {(plan.path.parent, *member): plan for plan in plans for member in getattr(plan, part)}
     there = {(plan.path.parent, run.name, against) for run, against in compared for plan in plans if plan.holds(run)}
     return [key[1:] for key in wanted if key not in there]
 
@@ -274,7 +291,19 @@ def describe_plan(plans: list[Plan], runs: list[FinishedRun], names: list[str], 
     for one in plans:
         found = deviations(one, runs, margin)
         said, unknown = said + found[0], unknown + found[1]
-    keys = ("name", "title", "stored", "sha256", "text", "git_commit", "outcome", "margin", "family", "extends")
+    keys = (
+        "name",
+        "title",
+        "stored",
+        "sha256",
+        "text",
+        "git_commit",
+        "outcome",
+        "margin",
+        "family",
+        "checks",
+        "extends",
+    )
     others = [one["name"] for one in plans[:-1]]
     if names:
         said.append(f"Not in any plan, and so exploratory: {', '.join(dict.fromkeys(names))}.")

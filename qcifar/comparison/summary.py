@@ -2,12 +2,13 @@
 
 import csv
 import io
+from itertools import compress
 
 import numpy as np
 
 from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.pairs import Paired
-from qcifar.comparison.plan import Plan, in_family, missing_members, planned_seeds
+from qcifar.comparison.plan import Plan, in_checks, in_family, missing_members, planned_seeds
 from qcifar.comparison.runs import BASELINE
 from qcifar.comparison.verdict import class_differences, compare, decide, epochs_to, secondary, with_holm
 
@@ -44,7 +45,12 @@ def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[d
         )
     compared = [(pair.group.first, pair.base.name) for pair in pairs]
     inside = [not plans or in_family(plans, run, against) for run, against in compared]
-    decided = decide(entries, inside, len(missing_members(plans, compared)))
+    checks = [in_checks(plans, run, against) for run, against in compared]
+    others = [not check for check in checks]
+    missing = {part: len(missing_members(plans, compared, part)) for part in ("family", "checks")}
+    questions = iter(decide(list(compress(entries, others)), list(compress(inside, others)), missing["family"]))
+    apart = iter(decide(list(compress(entries, checks)), [True] * sum(checks), missing["checks"]))
+    decided = [next(apart if check else questions) | {"check": check} for check in checks]
     return [entry | {"why": f"{interim(entry)} {entry['why']}".strip()} for entry in decided]
 
 

@@ -48,6 +48,7 @@ LOOSE = (
     "SEED", "DEVICE", "PRECISION", "RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "ACCEPT_CODE",
     "CUDA_GRAPHS", "SYNC_BATCHNORM",
 )  # fmt: skip
+CHECKS = ("off", "jitter", "planted")  # values of CONTROL: the answer is known, so no question may pay for them
 RECIPE = tuple(name for name in config.RULES if name not in LOOSE)
 
 
@@ -81,6 +82,7 @@ class Plan:
 
     Attributes:
         family: the comparisons with the baseline that count together, as (experiment, variant).
+        checks: of family "all", those that test the bench and not a circuit, which are a family of their own.
         twins: those with another experiment or variant, which count with them: experiment and variant of both.
     """
 
@@ -92,6 +94,7 @@ class Plan:
     margin: float
     seeds: tuple[int, ...]
     family: tuple[tuple[str, str], ...]
+    checks: tuple[tuple[str, str], ...]
     twins: tuple[tuple[str, str, str, str], ...]
     extends: str | None
     jobs: tuple[Job, ...]
@@ -183,6 +186,7 @@ def check_plan(path: Path, text: str, home: Path, run_dir: str = "") -> Plan:
     jobs, names, numbers = _jobs(where, content, seeds, run_dir, home)
     _refuse_one_folder_twice(path, jobs)
     _refuse_two_recipes(where, jobs[: len(numbers)], numbers)
+    family, checks = _family(where, decided, jobs, names)
     return Plan(
         name=path.stem,
         title=content.get("title", path.stem),
@@ -191,7 +195,8 @@ def check_plan(path: Path, text: str, home: Path, run_dir: str = "") -> Plan:
         outcome=_outcome(where, decided),
         margin=_margin(where, decided),
         seeds=seeds,
-        family=_family(where, decided, jobs, names),
+        family=family,
+        checks=checks,
         twins=_twins(where, decided, jobs, names),
         extends=_extends(where, decided, path.stem),
         jobs=tuple(jobs),
@@ -369,17 +374,23 @@ def _refuse_two_recipes(where: Places, kinds: list[Job], numbers: list[int]) -> 
                 )
 
 
-def _family(where: Places, decided: dict, jobs: list[Job], names: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The comparisons that are meant: all of the plan with the baseline, or those named."""
+def _family(
+    where: Places, decided: dict, jobs: list[Job], names: dict[str, str]
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """The comparisons that are meant, all of the plan with the baseline or those named; and of all, the checks."""
     made = list(dict.fromkeys((job.experiment, job.variant) for job in jobs if job.experiment != BASELINE))
     given = decided.get("family", "all")
     if given == "all":
-        return tuple(made)
+        controls = {(job.experiment, job.variant): job.constants.get("CONTROL") for job in jobs}
+        return (
+            tuple(one for one in made if controls[one] not in CHECKS),
+            tuple(one for one in made if controls[one] in CHECKS),
+        )
     place = where("decided", "family")
     if not isinstance(given, list) or not given or not all(isinstance(member, str) for member in given):
         raise InputError(f'{place}: family: expected "all" or a list of experiments and variants, got {given!r}')
     with at(f"{place}: family"):
-        return tuple(dict.fromkeys(one for member in given for one in read_member(member, made, names)))
+        return tuple(dict.fromkeys(one for member in given for one in read_member(member, made, names))), ()
 
 
 def _twins(

@@ -155,6 +155,7 @@ def store(sweep: Sweep) -> bool:
                 for twin in plan.twins
             ),
         ],
+        "checks": [{"experiment": experiment, "variant": variant} for experiment, variant in plan.checks],
         "extends": plan.extends,
         "threads": sweep.threads,
         "existing": existing_runs(sweep),

@@ -198,3 +198,25 @@ def test_a_plan_speaks_of_its_own_run_directory_only(tmp_path, capsys):
     assert [line.split()[1] for line in heads] == ["6", "(exploratory)"] and "  3  " in heads[1], lines
     assert sum("those of a plan in another run directory" in line for line in lines) == 3
     assert not any(str(two) in line for line in lines)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_checks_of_the_bench_are_corrected_apart_unless_the_stored_family_has_them(tmp_path, capsys, older):
+    put_twins(tmp_path)
+    for seed in range(6):
+        more = {"constants": WARM, "control": "jitter"}
+        write_run(tmp_path, HEAD, seed, "control=jitter", top1=0.401 + 0.002 * (seed % 3), images=1000, **more)
+    path = store_plan(tmp_path, controls=("quantum", "fourier", "jitter"))
+    if older:
+        of_today(path)
+    shown(capsys, tmp_path)
+    entries = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"]
+    found = {one["variant"]: (one["check"], one["p_holm"] / one["p_t"]) for one in entries}
+    assert found["control=jitter"] == (not older, pytest.approx(1))
+    assert found[""] == (False, pytest.approx(3 if older else 2))
+
+
+def test_a_check_without_any_run_is_not_decided(tmp_path, capsys):
+    put_all(tmp_path)
+    store_plan(tmp_path, controls=("quantum", "jitter"))
+    assert shown(capsys, tmp_path, "--no-report")[0] == 3

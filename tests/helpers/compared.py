@@ -34,7 +34,11 @@ script = "head"
 CONTROL = {controls}
 EPOCHS_WARMUP = 1
 """
-NAMES = {"quantum": "", "fourier": "control=fourier"}  # of variants, as these tests write their runs
+NAMES = {
+    "quantum": "",
+    "fourier": "control=fourier",
+    "jitter": "control=jitter",
+}  # of variants, as these tests write their runs
 
 
 def store_plan(
@@ -52,12 +56,13 @@ def store_plan(
     ]  # fmt: skip
     said = [f'extends = "{extends}"'] * bool(extends) + [f"twins = {json.dumps(list(twins))}"] * bool(twins)
     text = TEXT.format(seeds=list(seeds), more="\n".join(said), controls=json.dumps(list(controls)))
-    family = [{"experiment": HEAD, "variant": NAMES[control]} for control in controls]
+    family = [{"experiment": HEAD, "variant": NAMES[control]} for control in controls if control != "jitter"]
+    checks = [{"experiment": HEAD, "variant": NAMES[control]} for control in controls if control == "jitter"]
     family += [{**family[0], "against": f"{HEAD} control=fourier"}] * bool(twins)
     content = {
         "name": "small", "title": "Small", "stored": "2026-01-01T00:00:00Z", "git_commit": "", "text": text,
         "sha256": hashlib.sha256(text.encode()).hexdigest(), "outcome": "test_top1", "margin": 0.4,
-        "seeds": list(seeds), "family": family, "extends": extends, "threads": 1, "existing": [],
+        "seeds": list(seeds), "family": family, "checks": checks, "extends": extends, "threads": 1, "existing": [],
         "constants": {"EPOCHS": 3, "IMG_SIZE": 32}, "jobs": jobs,
     } | more  # fmt: skip
     path = run_dir / "plans" / "small.json"
@@ -71,6 +76,7 @@ def of_today(path):
     content = json.loads(path.read_text())
     for job in content["jobs"]:
         del job["constants"]
+    content["family"] += content.pop("checks")
     for name in ("existing", "constants", "seal"):
         del content[name]
     path.write_text(json.dumps(content))

@@ -131,6 +131,16 @@ def test_only_the_outcome_that_verdicts_are_made_from_can_be_planned(tmp_path):
             read(tmp_path, GOOD.replace("test_top1", outcome))
 
 
+def test_controls_that_test_the_bench_are_a_family_of_their_own(tmp_path):
+    several = 'CONTROL = ["quantum", "off", "fourier", "jitter", "planted"]\nEPOCHS_WARMUP = 1\n'
+    text = GOOD.split("EPOCHS_WARMUP")[0] + several
+    plan = read(tmp_path, text)
+    assert [variant for _, variant in plan.family] == ["epochs_warmup=1", "control=fourier,epochs_warmup=1"]
+    assert plan.checks == tuple((HEAD, f"control={name},epochs_warmup=1") for name in ("off", "jitter", "planted"))
+    named = read(tmp_path, text.replace('"all"', '["head"]'))
+    assert len(named.family) == 5 and named.checks == ()
+
+
 HEAD = "cifar100_hybrid_qhead"
 FULL = "n_layers=1,epochs_warmup=1"
 

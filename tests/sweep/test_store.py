@@ -26,7 +26,7 @@ def test_what_is_stored(tmp_path):
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(stored["stored"])
     assert 0 <= age.total_seconds() < 60
     expected = {
-        "name": "plan", "title": "plan", "git_commit": "unknown", "outcome": "test_top1", "margin": 0.5,
+        "name": "plan", "title": "plan", "git_commit": "unknown", "outcome": "test_top1", "margin": 0.5, "checks": [],
         "seeds": [3, 4], "extends": None, "threads": 1,
         "family": [{"experiment": "standin", "variant": variant} for variant in ("", "behaviour=fails")],
     }  # fmt: skip
