@@ -7,22 +7,24 @@
 
 Writes report/ into the run directory: index.html (one page, needs no network), summary.json, summary.csv, summary.tex
 and figures/. docs/statistics.md says how a verdict is made. Exit status: 0 if every comparison of the plan (without
-a plan: every comparison) is decided, 3 if some are undecided, 2 for bad input.
+a plan: every comparison) has all its seeds and is decided, 3 if not, 2 for bad input.
 """
 
 import contextlib
+import difflib
 import time
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from qcifar.comparison.page import write_report
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
-from qcifar.comparison.plan import describe_plan, planned_only, read_plans
-from qcifar.comparison.runs import BASELINE, Circuit, FinishedRun, Report, find_runs
+from qcifar.comparison.plan import Plan, describe_plan, missing_members, planned_only, read_plans, twins_of
+from qcifar.comparison.runs import BASELINE, Circuit, FinishedRun, Group, Report, find_runs
 from qcifar.comparison.screen import details, notes, table, table_of_runs
-from qcifar.comparison.summary import class_rows, comparisons, csv_of, secondary_rows
+from qcifar.comparison.summary import class_rows, comparisons, csv_of, interim, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
 from qcifar.data.cifar import load_dataset
 from qcifar.errors import InputError, run_script
@@ -62,9 +64,12 @@ def main(argv=None) -> int:
         say_left_out(left_out)
         where = ", ".join(map(str, tops))
         raise InputError(f"no finished run in {where}: run one of the three scripts, or name another folder")
+    refuse_unknown_name(cfg.against, runs)
     runs, added = planned_only(runs, plans)
     runs, damaged = with_predictions(runs)
-    pairs, alone = pair_groups(group_runs(runs), cfg.against, cfg.across_recipes)
+    groups = group_runs(runs)
+    pairs, alone = pair_groups(groups, cfg.against, cfg.across_recipes)
+    twins = twin_pairs(groups, plans, cfg)
     left_out += added + damaged + alone
     say_left_out(left_out)
     if cfg.details:
@@ -73,10 +78,12 @@ def main(argv=None) -> int:
         print(f"nothing to compare: no run of {cfg.against} and of another experiment with the same seed and recipe")
         return 3
 
-    entries = comparisons(pairs, plans, margin)
-    names = [pair.group.name for pair in pairs]
-    plan = describe_plan(plans, runs, names, margin)
-    print(table(entries, pairs))
+    entries = comparisons(pairs + twins, plans, margin)
+    exploratory = [full_name(entry) for entry in entries if entry["exploratory"]]
+    plan = describe_plan(plans, runs, exploratory, margin)
+    for against in dict.fromkeys(entry["baseline"] for entry in entries):
+        same = [entry["baseline"] == against for entry in entries]
+        print(table(list(compress(entries, same)), list(compress(pairs + twins, same))))
     for sentence in notes(entries, plan):
         print(sentence)
     if cfg.details:
@@ -96,10 +103,47 @@ def main(argv=None) -> int:
             "notes": notes(entries, plan),
         }
         folder = (tops[0] if not (tops[0] / "config.json").exists() else Path(cfg.run_dir)) / "report"
-        write_all(summary, pairs, folder, test_images(pairs, Path(cfg.data_dir)))
+        write_all(summary, pairs + twins, folder, test_images(pairs, Path(cfg.data_dir)))
         print(f"report: {folder / 'index.html'}")
+    return 0 if all_decided(entries, pairs + twins, plans, cfg.against) else 3
+
+
+def full_name(entry: dict) -> str:
+    """Experiment and variant, and what they are compared with where that is not the baseline."""
+    name = f"{entry['experiment']} {entry['variant']}".strip()
+    return name if entry["baseline"] == BASELINE else f"{name} against {entry['baseline']}"
+
+
+def refuse_unknown_name(against: str, runs: list[FinishedRun]) -> None:
+    """Raise `InputError` for an --against that no run has; without runs of the baseline there is just no pair."""
+    names = {run.name: None for run in runs}
+    if against not in names and against != BASELINE:
+        near = difflib.get_close_matches(against, names, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+        raise InputError(f"AGAINST (--against): no finished run of {against!r}; {hint}")
+
+
+def twin_pairs(groups: list[Group], plans: list[Plan], cfg) -> list[Paired]:
+    """The planned comparisons with another than the baseline; they stand beside those with the baseline."""
+    if cfg.against != BASELINE:
+        return []
+    return [
+        pair
+        for against, some in twins_of(groups, plans).items()
+        for pair in pair_groups(some, against, cfg.across_recipes)[0]
+    ]
+
+
+def all_decided(entries: list[dict], pairs: list[Paired], plans: list[Plan], against: str) -> bool:
+    """Whether each comparison of the plans has all its planned seeds and is decided; without a plan, every comparison.
+
+    A comparison that lacks seeds is not decided, whatever its verdict: who stops when it pleases is wrong too often.
+    """
+    compared = [(pair.group.first, pair.base.name) for pair in pairs]
+    every = [one for part in ("family", "checks") for one in missing_members(plans, compared, part)]
+    missing = [one for one in every if against in (BASELINE, one[1])]
     decisive = [entry for entry in entries if not entry["exploratory"]] or entries
-    return 3 if any(entry["verdict"] == "undecided" for entry in decisive) else 0
+    return not missing and not any(entry["verdict"] == "undecided" or interim(entry) for entry in decisive)
 
 
 def say_left_out(left_out: list[dict]) -> None:

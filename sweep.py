@@ -12,13 +12,14 @@ Exit status: 0 all finished (or submitted), 1 runs failed, 2 bad input, 128 + si
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from qcifar.config import SWITCH, Rule, flag, one_of, settings_from_constants, whole
 from qcifar.errors import InputError, run_script
 from qcifar.sweep import estimate, local, sbatch
 from qcifar.sweep.flags import split_flags, write_plan
-from qcifar.sweep.plan import Plan, read_plan
+from qcifar.sweep.plan import Plan, at, read_plan
 from qcifar.sweep.slurm import Resources, submit
 from qcifar.sweep.store import Sweep, refuse_another, store, stored_threads
 
@@ -68,7 +69,8 @@ arguments = (("plan", "?", "a plan in TOML (docs/sweeps.md)"),)
 def plan_of(cfg, script_flags: list[str], home: Path) -> Plan:
     """The plan in the file that was given, or the one that the flags say, written to a file."""
     if cfg.plan is None:
-        path = write_plan(cfg.experiments, cfg.controls, cfg.seeds, cfg.name, cfg.run_dir, script_flags, home)
+        given = cfg.experiments, cfg.controls, cfg.seeds, cfg.name, cfg.run_dir
+        path = write_plan(*given, script_flags, home, refuse_without_effect)
         say(f"plan: {path}")
         return read_plan(path, home, cfg.run_dir)
     if script_flags:
@@ -78,7 +80,22 @@ def plan_of(cfg, script_flags: list[str], home: Path) -> Plan:
         )
     if given := [name for name in ("experiments", "controls", "seeds", "name") if getattr(cfg, name)]:
         raise InputError(f"{flag(given[0])}: a plan file is given, too, and says what runs; leave one of them out")
-    return read_plan(Path(cfg.plan), home, cfg.run_dir)
+    plan = read_plan(Path(cfg.plan), home, cfg.run_dir)
+    refuse_without_effect(plan)
+    return plan
+
+
+def refuse_without_effect(plan: Plan) -> None:
+    """Raise `InputError` for a constant that would have no effect in a run, which the run would refuse."""
+    having = {"CONTROL", "PLANT", "CIRCUIT_SEED"}
+    jobs = {(job.script, job.variant): job for job in plan.jobs if having <= job.constants.keys()}
+    if not jobs:
+        return
+    from qcifar.quantum.controls import refuse_unused  # imports PennyLane, which takes seconds
+
+    for job in jobs.values():
+        with at(f"plan {plan.name}, {job.folder}"):
+            refuse_unused(Namespace(**{name.lower(): value for name, value in job.constants.items()}))
 
 
 def sweep_of(cfg, plan: Plan, home: Path, gpus: list[str]) -> Sweep:

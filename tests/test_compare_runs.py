@@ -11,22 +11,8 @@ import pytest
 
 import compare_runs
 from qcifar.errors import InputError
+from tests.helpers.compared import WARM, put_all, shown
 from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
-
-WARM = {"EPOCHS_WARMUP": 1}
-
-
-def put_all(run_dir, seeds=range(6), spread=0.003, head=0.43, **more):
-    """Baseline at 40 % and head at `head`, each with a spread over seeds."""
-    for seed in seeds:
-        write_run(run_dir, BASELINE, seed, top1=0.40 + spread * (seed % 3), images=1000, **more)
-        write_run(run_dir, HEAD, seed, top1=head + spread * (seed % 2), images=1000, constants=WARM, **more)
-
-
-def shown(capsys, *argv):
-    """The exit status, and what is printed, line by line."""
-    status = compare_runs.main([str(one) for one in argv])
-    return status, capsys.readouterr().out.splitlines()
 
 
 def test_a_clear_gain_is_found_and_everything_is_written(tmp_path, capsys):
@@ -132,6 +118,21 @@ def test_against_a_control(tmp_path, capsys):
     assert status == 3 and f"no run of {BASELINE}" in lines[0] and lines[-1].startswith("nothing to compare")
 
 
+@pytest.mark.parametrize(
+    ("against", "said"),
+    [
+        ("foo", "no finished run of 'foo'; there are "),
+        ("cifar100_hybrid_head", f"'cifar100_hybrid_head'; did you mean '{HEAD}'"),
+    ],
+)
+def test_against_a_name_that_no_run_has(tmp_path, capsys, against, said):
+    put_all(tmp_path, seeds=(1, 2))
+    (tmp_path / HEAD / "seed9").mkdir()
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        compare_runs.main([str(tmp_path), "--against", against])
+    assert "\n" not in str(caught.value) and capsys.readouterr().out == ""
+
+
 def _cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -198,62 +199,6 @@ def test_nothing_to_compare(tmp_path, exists):
 def test_flags_are_checked():
     with pytest.raises(InputError, match=r"--rundir.*--run-dir"):
         compare_runs.main(["--rundir", "x"])
-
-
-PLAN = {
-    "name": "small", "title": "Small", "stored": "2026-01-01T00:00:00Z", "sha256": "0" * 64, "text": "",
-    "git_commit": "",
-    "outcome": "test_top1", "margin": 0.4, "family": [{"experiment": HEAD, "variant": ""}], "extends": None,
-}  # fmt: skip
-
-
-def store_plan(run_dir, seeds=range(6), **changes):
-    jobs = [
-        {"script": "x", "experiment": name, "variant": "", "seed": seed, "folder": f"{name}/seed{seed}", "command": []}
-        for name in (BASELINE, HEAD)
-        for seed in seeds
-    ]
-    path = run_dir / "plans" / f"{changes.get('name', 'small')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(PLAN | {"jobs": jobs} | changes))
-    return path
-
-
-def test_a_plan_that_was_kept(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compare_runs, "write_report", lambda report, folder: None)  # figures take seconds
-    put_all(tmp_path)
-    store_plan(tmp_path)
-    status, lines = shown(capsys, tmp_path)
-    assert status == 0 and "plan small of 2026-01-01T00:00:00Z: as planned" in lines
-    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
-    assert summary["plan"]["as_planned"] and summary["comparisons"][0]["margin"] == 0.4
-
-
-def test_what_differs_from_the_plan_is_said(tmp_path, capsys):
-    put_all(tmp_path, seeds=range(7))  # seed 6 was not planned
-    shutil.rmtree(tmp_path / HEAD / "seed3")
-    for seed in range(6):
-        write_run(tmp_path, CHANNELS, seed, top1=0.40, images=1000)
-    plan = store_plan(tmp_path, extends="first")
-    folder = f"{HEAD}/seed3"
-    plan.with_suffix(".state.json").write_text(json.dumps({folder: {"state": "failed", "reason": "disk full"}}))
-    _, lines = shown(capsys, tmp_path, "--no-report", "--margin", "1")
-    text = "\n".join(lines)
-    for expected in (
-        "plan small of 2026-01-01T00:00:00Z: deviations", "The margin is 1 points instead of the planned 0.4.",
-        f"Missing runs of {HEAD}: seeds 3 (failed: disk full).", f"Not in any plan, and so exploratory: {CHANNELS}.",
-        "This plan extends first", "this seed is in no stored plan", "quantum_channels (exploratory)",
-    ):  # fmt: skip
-        assert expected in text, expected
-    assert re.search(r"^hybrid_qhead +5 ", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("changes", [{"jobs": "x"}, {"margin": None}, {"family": [3]}])
-def test_a_plan_of_the_wrong_form_is_refused(tmp_path, changes):
-    put_all(tmp_path, seeds=(1,))
-    store_plan(tmp_path, **changes)
-    with pytest.raises(InputError, match=r"small\.json: expected"):
-        compare_runs.main([str(tmp_path)])
 
 
 @pytest.mark.slow

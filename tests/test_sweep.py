@@ -57,6 +57,32 @@ def test_bad_input(argv, said, plan, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--controls quantum,zzz --dry-run", r"--controls, cifar100_hybrid_Qhead.py: CONTROL .*got 'zzz'"),
+        ("--controls quantum,quantum", r"these flags say no plan: .* CONTROL: a value is given twice"),
+        ("--plant 0.5", r"head-\w+, cifar100_hybrid_qhead/plant=0.5/seed0: PLANT .* with CONTROL planted only"),
+    ],
+)
+def test_flags_that_say_no_plan_leave_no_file(flags, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        sweep.main(f"--experiments head --seeds 0 {flags}".split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_constant_that_its_control_does_not_use_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sizes.toml").write_text(
+        '[decided]\nseeds = [0]\n[[runs]]\nscript = "channels"\nCONTROL = ["planted", "quantum"]\nPLANT = 0.5\n'
+    )
+    said = r"plan sizes, cifar100_quantum_channels/plant=0.5/seed0: PLANT .* planted only, got 0.5 with quantum"
+    with pytest.raises(InputError, match=said):
+        sweep.main(["sizes.toml"])
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_of_the_sweep_with_a_failed_job_ends_with_1(plan, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         sweep.main([plan, "--threads", "1"])

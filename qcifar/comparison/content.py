@@ -43,7 +43,8 @@ def in_short(pairs: list[Pair]) -> str:
         return "There is nothing to compare: no run shares its recipe, data and seed with a baseline."
     found = Counter(pair.entry["verdict"] for pair in pairs)
     counted = [f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict]]
-    return f"{count(len(pairs), 'comparison')} with the baseline: {listed(counted)}."
+    twins = " or a planned twin" if any(pair.entry.get("twin") for pair in pairs) else ""
+    return f"{count(len(pairs), 'comparison')} with the baseline{twins}: {listed(counted)}."
 
 
 def numbers(pairs: list[Pair]) -> dict:
@@ -181,9 +182,8 @@ def plan_words(report: Report) -> list[str]:
             "Take the verdicts as exploratory."
         ]
     named = f"plan “{plan['title']}” ({plan['name']}), stored {plan['stored']}"
-    if plan["as_planned"]:
-        return [f"As planned: {named}.", *plan["deviations"]]
-    return [f"Not as planned: {named}.", *plan["deviations"]]
+    sentences = [*plan["deviations"], *plan.get("not_recorded", ())]
+    return [f"{'As' if plan['as_planned'] else 'Not as'} planned: {named}.", *sentences]
 
 
 def does_not_show(report: Report, pairs: list[Pair]) -> list[str]:

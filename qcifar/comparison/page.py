@@ -54,7 +54,7 @@ def draw(report: Report, series: list[Series], pairs: list[Pair]) -> dict[str, D
         curves.gaps(pairs),
         curves.gate(series),
         curves.time(series),
-        plots.superclasses(pairs, report.summary["classes"], members),
+        plots.superclasses([pair for pair in pairs if not pair.entry.get("twin")], report.summary["classes"], members),
         _confusion(series),
     ]
     return {drawn.name: drawn for drawn in found if drawn}

@@ -6,6 +6,7 @@ import numpy as np
 
 from qcifar.comparison.pairs import Paired
 from qcifar.comparison.runs import FinishedRun
+from qcifar.comparison.summary import interim
 
 WIDTH = 100  # columns
 CELLS = "{:>3}  {:>13}  {:>24}  {}"  # n, top-1, difference, verdict
@@ -48,7 +49,9 @@ def table(entries: list[dict], pairs: list[Paired]) -> str:
         values = accuracies[entry["experiment"], entry["variant"], entry["recipe"]]
         interval = entry["interval_seeds"]
         between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
-        shown = CELLS.format(entry["n_seeds"], spread(values), f"{entry['difference']:+.2f}{between}", entry["verdict"])
+        shown = CELLS.format(
+            entry["n_seeds"], spread(values), f"{entry['difference']:+.2f}{between}", verdict_of(entry)
+        )
         lines.append((_label(entry), shown))
     narrow = WIDTH - max(len(cells) for _, cells in lines) - 2
     width = min(narrow, max(len(label) for label, _ in lines))
@@ -89,7 +92,7 @@ def notes(entries: list[dict], plan: dict | None) -> list[str]:
         said.append(
             f"plan {plan['name']} of {plan['stored']}: " + ("as planned" if plan["as_planned"] else "deviations")
         )
-        said += [f"  {sentence}" for sentence in plan["deviations"]]
+        said += [f"  {sentence}" for sentence in (*plan["deviations"], *plan.get("not_recorded", ()))]
     if any(entry["dataset"] == "synthetic" for entry in entries):
         said.append("SYNTHETIC: made from a seed to try the scripts out; says nothing about CIFAR-100")
     if any(entry["planted"] for entry in entries):
@@ -101,6 +104,12 @@ def notes(entries: list[dict], plan: dict | None) -> list[str]:
             seeds = ", ".join(map(str, entry["branch_off_seeds"]))
             said.append(f"branch off: {name_of(entry)}, seeds {seeds}, was tested in phase A, where it is the baseline")
     return said
+
+
+def verdict_of(entry: dict) -> str:
+    """The verdict, and whether planned seeds are still missing, so that it may yet change."""
+    words = interim(entry).rstrip(".").lower()
+    return f"{entry['verdict']} ({words})" if words else entry["verdict"]
 
 
 def name_of(entry: dict) -> str:

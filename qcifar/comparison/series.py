@@ -56,6 +56,8 @@ def marks_of(entry: dict) -> list[str]:
         "PLANTED": entry["planted"], "SYNTHETIC": entry["dataset"] == "synthetic",
         "across recipes": entry["across_recipes"], "exploratory": entry["exploratory"], "branch off": off,
     }  # fmt: skip
+    if entry.get("twin"):
+        marks[f"against {short_name(entry['baseline'], '')}"] = True
     return [mark for mark, holds in marks.items() if holds]
 
 

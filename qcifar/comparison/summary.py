@@ -2,12 +2,14 @@
 
 import csv
 import io
+from itertools import compress
 
 import numpy as np
 
 from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.pairs import Paired
-from qcifar.comparison.plan import Plan
+from qcifar.comparison.plan import Plan, in_checks, in_family, missing_members, planned_seeds
+from qcifar.comparison.runs import BASELINE
 from qcifar.comparison.verdict import class_differences, compare, decide, epochs_to, secondary, with_holm
 
 THRESHOLD = 0.9  # of the baseline's best validation top-1, for the epochs to a threshold
@@ -20,11 +22,10 @@ def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[d
         plans: those stored in the run directories; their families are corrected together, all else over everything.
         margin: of equivalence, in points.
     """
-    planned = {name for plan in plans for name in plan.seeds}
-    family = {name for plan in plans for name in plan.family}
     entries = []
     for pair in pairs:
         run, base = pair.group.first, pair.base.first
+        planned = planned_seeds(plans, run, base.name)
         entries.append(
             {
                 "experiment": run.experiment,
@@ -34,15 +35,29 @@ def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[d
                 "recipe": run.recipe,
                 "dataset": run.dataset,
                 "planted": "planted" in (run.control, base.control),
-                "exploratory": bool(plans) and pair.group.name not in planned,
+                "exploratory": bool(plans) and not planned,
+                "planned_seeds": len(planned) or None,
+                "twin": bool(planned) and base.name != BASELINE,
                 "across_recipes": pair.across,
                 "branch_off_seeds": [one.seed for one in pair.group.runs if one.result.get("branch_on") is False],
                 **compare(*pair.correct(), pair.group.seeds, margin),
             }
         )
-    names = [pair.group.name for pair in pairs]
-    missing = len(family - set(names)) if plans else 0
-    return decide(entries, [not plans or name in family for name in names], missing)
+    compared = [(pair.group.first, pair.base.name) for pair in pairs]
+    inside = [not plans or in_family(plans, run, against) for run, against in compared]
+    checks = [in_checks(plans, run, against) for run, against in compared]
+    others = [not check for check in checks]
+    missing = {part: len(missing_members(plans, compared, part)) for part in ("family", "checks")}
+    questions = iter(decide(list(compress(entries, others)), list(compress(inside, others)), missing["family"]))
+    apart = iter(decide(list(compress(entries, checks)), [True] * sum(checks), missing["checks"]))
+    decided = [next(apart if check else questions) | {"check": check} for check in checks]
+    return [entry | {"why": f"{interim(entry)} {entry['why']}".strip()} for entry in decided]
+
+
+def interim(entry: dict) -> str:
+    """What stands before a verdict that was made before all planned seeds were there: it may yet change."""
+    wanted = entry["planned_seeds"]
+    return f"Interim: {entry['n_seeds']} of {wanted} planned seeds." if wanted and entry["n_seeds"] < wanted else ""
 
 
 def secondary_rows(pairs: list[Paired]) -> list[dict]:

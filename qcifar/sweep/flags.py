@@ -3,13 +3,15 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from qcifar.config import Rule, check, flag
+from qcifar.decided import MARGIN, OUTCOME, read_seeds
 from qcifar.declared import ScriptText
 from qcifar.errors import InputError
 from qcifar.files import write_whole
-from qcifar.sweep.plan import ELSEWHERE, read_seeds, refuse_unknown, script_text
+from qcifar.sweep.plan import ELSEWHERE, Plan, at, check_plan, refuse_unknown, script_text
 
 
 def split_flags(argv: list[str], known: set[str]) -> tuple[list[str], list[str]]:
@@ -67,7 +69,14 @@ def plan_text(names: list[str], texts: list[ScriptText], controls: list[str], se
     shared = {name: value for name, value in given.items() if all(name in text.rules() for text in texts)}
     lines = [
         f"title = {literal(', '.join(names) + '; seeds ' + seeds)}",
-        *("", "[decided]", 'outcome = "test_top1"', "margin = 0.5", f"seeds = {literal(seeds)}", 'family = "all"'),
+        *(
+            "",
+            "[decided]",
+            f'outcome = "{OUTCOME}"',
+            f"margin = {MARGIN}",
+            f"seeds = {literal(seeds)}",
+            'family = "all"',
+        ),
         *("", "[common]", *(f"{name} = {literal(value)}" for name, value in shared.items())),
     ]
     for name, text in zip(names, texts, strict=True):
@@ -79,9 +88,19 @@ def plan_text(names: list[str], texts: list[ScriptText], controls: list[str], se
 
 
 def write_plan(
-    experiments: str, controls: str, seeds: str, name: str, run_dir: str, script_flags: list[str], home: Path
+    experiments: str,
+    controls: str,
+    seeds: str,
+    name: str,
+    run_dir: str,
+    script_flags: list[str],
+    home: Path,
+    refuse: Callable[[Plan], None] = lambda plan: None,
 ) -> Path:
     """Write the plan that the flags say to `<RUN_DIR>/plans/<name>.toml`; the same flags name the same file.
+
+    Args:
+        refuse: raises `InputError` for a plan that is not to be written; a file that cannot be run would stay.
 
     Raises:
         InputError: an unknown script, flag or value; a file of that name that says something else.
@@ -94,6 +113,10 @@ def write_plan(
     wanted = [part.strip() for part in controls.split(",") if part.strip()]
     if wanted and not any("CONTROL" in text.rules() for text in texts):
         raise InputError(f"CONTROLS (--controls): {', '.join(names)}: no script of these has the constant CONTROL")
+    for text in texts:
+        for control in wanted if "CONTROL" in text.rules() else ():
+            with at(f"--controls, {text.path.name}"):
+                check("CONTROL", control, text.rules()["CONTROL"])
     given = dict(constant_of(word, texts) for word in script_flags)
     text = plan_text(names, texts, wanted, seeds, given)
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
@@ -101,5 +124,7 @@ def write_plan(
     path = Path(run_dir or "./runs") / "plans" / f"{stem}.toml"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(f"{path} is there and says something else; give another --name")
+    with at("these flags say no plan"):
+        refuse(check_plan(path, text, home, run_dir))
     write_whole(path, lambda file: file.write(text.encode()))
     return path

@@ -17,26 +17,39 @@ from typing import Any
 
 from qcifar import config
 from qcifar.config import as_constants, flag, variant_of
+from qcifar.decided import (
+    MARGIN,
+    MOST_JOBS,
+    OUTCOME,
+    SHORT,
+    read_margin,
+    read_member,
+    read_outcome,
+    read_seeds,
+    read_twin,
+)
 from qcifar.declared import ScriptText, read_script
 from qcifar.errors import InputError
 
-SHORT = {
-    "baseline": "cifar100_baseline.py",
-    "channels": "cifar100_quantum_channels.py",
-    "head": "cifar100_hybrid_Qhead.py",
-}
 BASELINE = "cifar100_baseline_det"  # the experiment that the others are compared with
-OUTCOMES = ("test_top1", "test_top5", "test_f1")  # entries of result.json for which a margin in points has a meaning
 KEYS = {
     "": ("title", "run_dir", "decided", "common", "runs"),
-    "decided": ("outcome", "margin", "seeds", "family", "extends"),
+    "decided": ("outcome", "margin", "seeds", "family", "twins", "extends"),
 }
 ELSEWHERE = {  # constants that a plan does not set as such
     "SEED": "seeds stand under [decided]: seeds = \"0-5\"",
     "RUN_DIR": "it stands at the top of the plan: run_dir = \"runs/NAME\"",
     "RESUME": "a plan always goes on with what is there; delete a run's folder to start it over",
 }  # fmt: skip
-MOST_JOBS = 100_000
+
+
+# Constants that may differ between runs that are compared, or that have an effect on some machines only.
+LOOSE = (
+    "SEED", "DEVICE", "PRECISION", "RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "ACCEPT_CODE",
+    "CUDA_GRAPHS", "SYNC_BATCHNORM",
+)  # fmt: skip
+CHECKS = ("off", "jitter", "planted")  # values of CONTROL: the answer is known, so no question may pay for them
+RECIPE = tuple(name for name in config.RULES if name not in LOOSE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked plan. `family` names the comparisons with the baseline as (experiment, variant)."""
+    """A checked plan.
+
+    Attributes:
+        family: the comparisons with the baseline that count together, as (experiment, variant).
+        checks: of family "all", those that test the bench and not a circuit, which are a family of their own.
+        twins: those with another experiment or variant, which count with them: experiment and variant of both.
+    """
 
     name: str
     title: str
@@ -75,6 +94,8 @@ class Plan:
     margin: float
     seeds: tuple[int, ...]
     family: tuple[tuple[str, str], ...]
+    checks: tuple[tuple[str, str], ...]
+    twins: tuple[tuple[str, str, str, str], ...]
     extends: str | None
     jobs: tuple[Job, ...]
     notes: tuple[str, ...]
@@ -138,7 +159,15 @@ def read_plan(path: Path, home: Path, run_dir: str = "") -> Plan:
     Raises:
         InputError: with the place in the file, whatever is wrong.
     """
-    content, text = _read(path)
+    return check_plan(path, _read(path), home, run_dir)
+
+
+def check_plan(path: Path, text: str, home: Path, run_dir: str = "") -> Plan:
+    """`read_plan` of a file that holds `text`, or is to hold it."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: no TOML: {error}") from None
     where = Places(path, text)
     if not re.fullmatch(r"[\w-]+", path.stem):
         raise InputError(f"{path}: a plan's file is named by letters, digits, - and _; its name is the plan's name")
@@ -154,8 +183,10 @@ def read_plan(path: Path, home: Path, run_dir: str = "") -> Plan:
         refuse_unknown(where("decided", key), "key", key, KEYS["decided"])
     seeds = _seeds(where, decided)
     run_dir = run_dir or content.get("run_dir", "./runs")
-    jobs, names = _jobs(where, content, seeds, run_dir, home)
+    jobs, names, numbers = _jobs(where, content, seeds, run_dir, home)
     _refuse_one_folder_twice(path, jobs)
+    _refuse_two_recipes(where, jobs[: len(numbers)], numbers)
+    family, checks = _family(where, decided, jobs, names)
     return Plan(
         name=path.stem,
         title=content.get("title", path.stem),
@@ -164,17 +195,18 @@ def read_plan(path: Path, home: Path, run_dir: str = "") -> Plan:
         outcome=_outcome(where, decided),
         margin=_margin(where, decided),
         seeds=seeds,
-        family=_family(where, decided, jobs, names),
+        family=family,
+        checks=checks,
+        twins=_twins(where, decided, jobs, names),
         extends=_extends(where, decided, path.stem),
         jobs=tuple(jobs),
         notes=tuple(_notes(jobs, decided)),
     )
 
 
-def _read(path: Path) -> tuple[dict, str]:
+def _read(path: Path) -> str:
     try:
-        text = path.read_bytes().decode()
-        return tomllib.loads(text), text
+        return path.read_bytes().decode()
     except FileNotFoundError:
         found = ", ".join(sorted(map(str, Path("studies").glob("*.toml")))) or "none in studies/"
         raise InputError(f"{path}: no such plan; plans here: {found}") from None
@@ -182,37 +214,10 @@ def _read(path: Path) -> tuple[dict, str]:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8; save it as such") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: no TOML: {error}") from None
 
 
 def _named(kind: type) -> str:
     return {str: "a text", dict: "a table", list: "tables, each under [[runs]]"}[kind]
-
-
-def read_seeds(given) -> tuple[int, ...]:
-    """Seeds from "0-5", "0,2,4-6" or a list of numbers. Raises `InputError`."""
-    expected = 'expected whole numbers from 0 on, as "0-5", "0,2,4" or [0, 1, 2]'
-    if isinstance(given, str):
-        seeds = []
-        for part in filter(None, given.replace(" ", "").split(",")):
-            span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-            if not span:
-                raise InputError(f"seeds: {expected}, got {given!r}")
-            first, last = int(span[1]), int(span[2] or span[1])
-            if last < first or last - first >= MOST_JOBS:
-                raise InputError(f"seeds: {expected}, got {part!r}: from {first} to {last}")
-            seeds += range(first, last + 1)
-    else:
-        seeds = given
-    rule = config.RULES["SEED"]
-    if not isinstance(seeds, list) or not all(rule.accepts(seed) for seed in seeds):
-        raise InputError(f"seeds: {expected}, got {given!r}")
-    if not seeds:
-        raise InputError(f"seeds: {expected}, got none")
-    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1} if len(seeds) < 10_000 else ()):
-        raise InputError(f"seeds: {', '.join(map(str, twice))} given twice; each seed is one run")
-    return tuple(seeds)
 
 
 def _seeds(where: Places, decided: dict) -> tuple[int, ...]:
@@ -223,16 +228,13 @@ def _seeds(where: Places, decided: dict) -> tuple[int, ...]:
 
 
 def _outcome(where: Places, decided: dict) -> str:
-    outcome = decided.get("outcome", "test_top1")
-    refuse_unknown(where("decided", "outcome"), "outcome", str(outcome), OUTCOMES)
-    return outcome
+    with at(where("decided", "outcome")):
+        return read_outcome(decided.get("outcome", OUTCOME))
 
 
 def _margin(where: Places, decided: dict) -> float:
-    margin = decided.get("margin", 0.5)
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
-        raise InputError(f"{where('decided', 'margin')}: margin: expected percentage points above 0, got {margin!r}")
-    return float(margin)
+    with at(where("decided", "margin")):
+        return read_margin(decided.get("margin", MARGIN))
 
 
 def _extends(where: Places, decided: dict, name: str) -> str | None:
@@ -244,8 +246,8 @@ def _extends(where: Places, decided: dict, name: str) -> str | None:
     return extends
 
 
-def _jobs(where: Places, content: dict, seeds, run_dir: str, home: Path) -> tuple[list[Job], dict[str, str]]:
-    """The jobs, seed by seed, and script's name in the plan -> experiment."""
+def _jobs(where: Places, content: dict, seeds, run_dir: str, home: Path) -> tuple[list[Job], dict[str, str], list[int]]:
+    """The jobs, seed by seed; script's name in the plan -> experiment; number of the [[runs]] of one seed's jobs."""
     runs = content.get("runs")
     if not runs:
         raise InputError(f'{where.path}: no [[runs]]: expected one for each script, with script = "baseline" or so')
@@ -264,10 +266,11 @@ def _jobs(where: Places, content: dict, seeds, run_dir: str, home: Path) -> tupl
         given = {name: value if isinstance(value, list) else [value] for name, value in (common | own).items()}
         if math.prod(map(len, given.values())) * len(seeds) > MOST_JOBS:
             raise InputError(f"{where('runs', None, number)}: a grid of more than {MOST_JOBS:,} runs")
-        kinds += [(text, dict(zip(given, values, strict=True))) for values in itertools.product(*given.values())]
-    by_kind = [make_jobs(text, constants, seeds, run_dir, home) for text, constants in kinds]
+        kinds += [(number, dict(zip(given, values, strict=True))) for values in itertools.product(*given.values())]
+    by_kind = [make_jobs(texts[number], constants, seeds, run_dir, home) for number, constants in kinds]
     jobs = [job for same_seed in zip(*by_kind, strict=True) for job in same_seed]
-    return jobs, {run["script"]: text.experiment for run, text in zip(runs, texts, strict=True)}
+    names = {run["script"]: text.experiment for run, text in zip(runs, texts, strict=True)}
+    return jobs, names, [number for number, _ in kinds]
 
 
 def script_text(place: str, name: str, home: Path) -> ScriptText:
@@ -357,25 +360,53 @@ def _refuse_one_folder_twice(path: Path, jobs: list[Job]) -> None:
             raise InputError(f"{path}: two jobs would lie in {job.folder}: {why}")
 
 
-def _family(where: Places, decided: dict, jobs: list[Job], names: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The comparisons that are meant: all of the plan with the baseline, or those named."""
+def _refuse_two_recipes(where: Places, kinds: list[Job], numbers: list[int]) -> None:
+    """Raise `InputError` for runs that would never be paired. `kinds` are one seed's jobs, `numbers` their [[runs]]."""
+    first = next((job for job in kinds if job.experiment == BASELINE), kinds[0])
+    for job, number in zip(kinds, numbers, strict=True):
+        for name in RECIPE:
+            mine, its = job.constants.get(name), first.constants.get(name)
+            if mine != its:
+                raise InputError(
+                    f"{where('runs', name, number)}: {name} is {mine!r} for {job.experiment} and {its!r} for "
+                    f"{first.experiment}: it belongs to the recipe, and runs of two recipes are not paired; set it "
+                    f"under [common], or make a plan for each value, with a run_dir of its own"
+                )
+
+
+def _family(
+    where: Places, decided: dict, jobs: list[Job], names: dict[str, str]
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """The comparisons that are meant, all of the plan with the baseline or those named; and of all, the checks."""
     made = list(dict.fromkeys((job.experiment, job.variant) for job in jobs if job.experiment != BASELINE))
     given = decided.get("family", "all")
     if given == "all":
-        return tuple(made)
+        controls = {(job.experiment, job.variant): job.constants.get("CONTROL") for job in jobs}
+        return (
+            tuple(one for one in made if controls[one] not in CHECKS),
+            tuple(one for one in made if controls[one] in CHECKS),
+        )
     place = where("decided", "family")
     if not isinstance(given, list) or not given or not all(isinstance(member, str) for member in given):
         raise InputError(f'{place}: family: expected "all" or a list of experiments and variants, got {given!r}')
-    family: list[tuple[str, str]] = []
-    for member in given:
-        name, _, variant = member.partition(" ")
-        experiment = names.get(name, name)
-        meant = [(e, v) for e, v in made if e == experiment and variant in ("", v)]  # alone: with all its variants
-        if not meant:
-            known = ", ".join(" ".join(filter(None, pair)) for pair in made) or "nothing but the baseline"
-            raise InputError(f"{place}: family: no job makes {member!r}; the plan makes {known}")
-        family += meant
-    return tuple(dict.fromkeys(family))
+    with at(f"{place}: family"):
+        return tuple(dict.fromkeys(one for member in given for one in read_member(member, made, names))), ()
+
+
+def _twins(
+    where: Places, decided: dict, jobs: list[Job], names: dict[str, str]
+) -> tuple[tuple[str, str, str, str], ...]:
+    """The comparisons that are meant beside those with the baseline."""
+    given, place = decided.get("twins", []), where("decided", "twins")
+    if not isinstance(given, list):
+        raise InputError(f'{place}: twins: expected a list such as ["head vs head control=fourier"], got {given!r}')
+    made = list(dict.fromkeys((job.experiment, job.variant) for job in jobs))
+    with at(f"{place}: twins"):
+        found = tuple(read_twin(twin, made, names) for twin in given)
+    for one in found:
+        if BASELINE in (one[0], one[2]):
+            raise InputError(f"{place}: twins: comparisons with the baseline stand in family")
+    return tuple(dict.fromkeys(found))
 
 
 def _notes(jobs: list[Job], decided: dict) -> list[str]:
@@ -386,10 +417,9 @@ def _notes(jobs: list[Job], decided: dict) -> list[str]:
     kinds = {(job.experiment, job.variant): job.constants for job in jobs}
     differing = [
         name
-        for name in config.RULES
-        if name not in ("SEED", "DEVICE", "DATA_DIR", "CHECKPOINT_MINUTES", "ACCEPT_CODE")
-        and len({repr(constants.get(name)) for constants in kinds.values()}) > 1
+        for name in ("PRECISION", "CUDA_GRAPHS", "SYNC_BATCHNORM")
+        if len({repr(constants.get(name)) for constants in kinds.values()}) > 1
     ]
     if differing:
-        notes.append(f"runs differ in {', '.join(differing)}, which belongs to the recipe: they will not be paired")
+        notes.append(f"runs differ in {', '.join(differing)}: where that has an effect, they will not be paired")
     return notes

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from qcifar.decided import read_states, seal
 from qcifar.errors import InputError
 from qcifar.files import make_folder, read_json, write_json
 from qcifar.sweep.plan import Job, Plan
@@ -55,7 +56,8 @@ class Sweep:
         return {f"{library}_NUM_THREADS": str(self.threads) for library in ("OMP", "MKL", "OPENBLAS")}
 
     def states(self) -> dict[str, dict]:
-        return read_json(self.state_path) if self.state_path.exists() else {}
+        """How each job ended, by folder. Raises `InputError` for a file that says something else."""
+        return read_states(self.state_path)
 
     def record(self, states: dict[str, dict]) -> None:
         write_json(self.state_path, states)
@@ -135,30 +137,64 @@ def store(sweep: Sweep) -> bool:
     if sweep.path.exists():
         refuse_another(sweep)
         return False
+    shared, jobs = compact_jobs(plan)
+    content = {
+        "name": plan.name,
+        "title": plan.title,
+        "stored": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "sha256": plan.sha256,
+        "text": plan.text,
+        "git_commit": git_commit(sweep.home),
+        "outcome": plan.outcome,
+        "margin": plan.margin,
+        "seeds": list(plan.seeds),
+        "family": [
+            *({"experiment": experiment, "variant": variant} for experiment, variant in plan.family),
+            *(
+                {"experiment": twin[0], "variant": twin[1], "against": " ".join(filter(None, twin[2:]))}
+                for twin in plan.twins
+            ),
+        ],
+        "checks": [{"experiment": experiment, "variant": variant} for experiment, variant in plan.checks],
+        "extends": plan.extends,
+        "threads": sweep.threads,
+        "existing": existing_runs(sweep),
+        "constants": shared,
+        "jobs": jobs,
+    }
+    write_json(sweep.path, content | {"seal": seal(content)})
+    return True
+
+
+def compact_jobs(plan: Plan) -> tuple[dict, list[dict]]:
+    """The constants that all jobs share, and the jobs, each with its other constants."""
+    told = ("SEED", "RUN_DIR")  # of each job by its seed, and by where the plan lies
+    every = [job.constants for job in plan.jobs]
+    shared = {
+        name: value
+        for name, value in every[0].items()
+        if name not in told and all(name in one and one[name] == value for one in every)
+    }
     jobs = [
         {name: value for name, value in asdict(job).items() if name not in ("constants", "flags")}
         | {"command": job.command}
+        | {"constants": {name: value for name, value in job.constants.items() if name not in (*told, *shared)}}
         for job in plan.jobs
     ]
-    write_json(
-        sweep.path,
-        {
-            "name": plan.name,
-            "title": plan.title,
-            "stored": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "sha256": plan.sha256,
-            "text": plan.text,
-            "git_commit": git_commit(sweep.home),
-            "outcome": plan.outcome,
-            "margin": plan.margin,
-            "seeds": list(plan.seeds),
-            "family": [{"experiment": experiment, "variant": variant} for experiment, variant in plan.family],
-            "extends": plan.extends,
-            "threads": sweep.threads,
-            "jobs": jobs,
-        },
-    )
-    return True
+    return shared, jobs
+
+
+def existing_runs(sweep: Sweep) -> list[dict]:
+    """Runs of the plan that are there already, with the code of their identity: who made the plan could see them."""
+    found = []
+    for job in sweep.plan.jobs:
+        folder = sweep.run(job)
+        if any((folder / name).exists() for name in ("config.json", "metrics.csv", "result.json")):
+            identity = None  # not finished, or damaged
+            with contextlib.suppress(InputError):
+                identity = read_json(folder / "result.json").get("identity")
+            found.append({"folder": job.folder, "identity": identity})
+    return found
 
 
 def refuse_another(sweep: Sweep) -> None:

@@ -6,8 +6,9 @@ import tomllib
 
 import pytest
 
+from qcifar.decided import read_seeds
 from qcifar.errors import InputError
-from qcifar.sweep.plan import Places, constant_flags, read_plan, read_seeds
+from qcifar.sweep.plan import Places, constant_flags, read_plan
 from tests.helpers import ROOT
 from tests.helpers.scripts import SCRIPTS, folder_of
 
@@ -114,8 +115,63 @@ def test_a_fourth_experiment_by_its_file(tmp_path):
 
 
 def test_what_is_easily_not_meant_is_said(tmp_path):
-    (note,) = read(tmp_path, GOOD.replace("EPOCHS_WARMUP = 1", "EPOCHS_WARMUP = 1\nEPOCHS = 5")).notes
-    assert note.startswith("runs differ in EPOCHS, which belongs to the recipe")
+    (note,) = read(tmp_path, GOOD.replace("EPOCHS_WARMUP = 1", 'EPOCHS_WARMUP = 1\nPRECISION = "fp32"')).notes
+    assert note == "runs differ in PRECISION: where that has an effect, they will not be paired"
+
+
+def test_runs_of_two_recipes_are_refused_since_they_are_never_paired(tmp_path):
+    said = r"\[\[runs\]\] 2, line 19: EPOCHS is 5 for cifar100_hybrid_qhead and 40 for cifar100_baseline_det: "
+    with pytest.raises(InputError, match=said + "it belongs to the recipe"):
+        read(tmp_path, GOOD.replace("EPOCHS_WARMUP = 1", "EPOCHS = 5\nEPOCHS_WARMUP = 1"))
+
+
+def test_only_the_outcome_that_verdicts_are_made_from_can_be_planned(tmp_path):
+    for outcome in ("test_top5", "test_f1"):
+        with pytest.raises(InputError, match=rf"line 5: outcome: expected test_top1, got '{outcome}': a verdict is"):
+            read(tmp_path, GOOD.replace("test_top1", outcome))
+
+
+def test_controls_that_test_the_bench_are_a_family_of_their_own(tmp_path):
+    several = 'CONTROL = ["quantum", "off", "fourier", "jitter", "planted"]\nEPOCHS_WARMUP = 1\n'
+    text = GOOD.split("EPOCHS_WARMUP")[0] + several
+    plan = read(tmp_path, text)
+    assert [variant for _, variant in plan.family] == ["epochs_warmup=1", "control=fourier,epochs_warmup=1"]
+    assert plan.checks == tuple((HEAD, f"control={name},epochs_warmup=1") for name in ("off", "jitter", "planted"))
+    named = read(tmp_path, text.replace('"all"', '["head"]'))
+    assert len(named.family) == 5 and named.checks == ()
+
+
+HEAD = "cifar100_hybrid_qhead"
+FULL = "n_layers=1,epochs_warmup=1"
+
+
+def with_twins(twins):
+    return GOOD.replace('family = "all"', f'family = "all"\ntwins = {twins}')
+
+
+def test_twins_are_comparisons_with_another_than_the_baseline(tmp_path):
+    plan = read(tmp_path, with_twins(f'["head epochs_warmup=1 vs head {FULL}"]'))
+    assert plan.twins == ((HEAD, "epochs_warmup=1", HEAD, FULL),) and len(plan.family) == 4
+    text = GOOD.split("[[runs]]")[0].replace('"all"', '"all"\ntwins = ["head vs head control=fourier"]')
+    text += '[[runs]]\nscript = "head"\nEPOCHS = 3\nCONTROL = ["quantum", "fourier"]\n'
+    assert read(tmp_path, text).twins == ((HEAD, "", HEAD, "control=fourier"),)  # "head" alone: as the script has it
+
+
+@pytest.mark.parametrize(
+    ("twins", "said"),
+    [
+        ('"head"', r"line 9: twins: expected a list such as"),
+        ('["head"]', r"line 9: twins: expected \"head vs head control=fourier\" or so, got 'head'"),
+        ("[3]", "line 9: twins: expected .* got 3"),
+        (f'["head vs head {FULL}"]', "twins: 'head' means 4 variants .*; name one"),
+        (f'["head {FULL} vs channels"]', "twins: no job makes 'channels'; the plan makes"),
+        (f'["head {FULL} vs head {FULL}"]', "compares runs with themselves"),
+        (f'["head {FULL} vs baseline"]', "comparisons with the baseline stand in family"),
+    ],
+)
+def test_twins_that_cannot_be_compared(twins, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, with_twins(twins))
 
 
 BAD = [  # what is replaced, by what, and what is said, with its place
@@ -126,7 +182,7 @@ BAD = [  # what is replaced, by what, and what is said, with its place
     ("margin = 0.5", "margin = 0", r"\[decided\], line 6: margin: expected percentage points above 0, got 0"),
     ("margin = 0.5", 'margin = "0.5"', r"margin: expected percentage points above 0, got '0.5'"),
     ("margin = 0.5", "margin = nan", r"margin: expected percentage points above 0, got nan"),
-    ('"test_top1"', '"test_top"', r"\[decided\], line 5: unknown outcome test_top; did you mean test_top"),
+    ('"test_top1"', '"test_top"', r"\[decided\], line 5: outcome: expected test_top1, got 'test_top'"),
     ('"0-2"', '"0-"', r"\[decided\], line 7: seeds: expected whole numbers from 0 on, .* got '0-'"),
     ('"0-2"', '""', r"line 7: seeds: .* got none"),
     ('"0-2"', "[]", r"line 7: seeds: .* got none"),

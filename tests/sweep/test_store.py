@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from qcifar.comparison.plan import read_plans
+from qcifar.decided import seal
 from qcifar.errors import InputError
 from qcifar.files import read_json
 from qcifar.sweep.plan import read_plan
@@ -24,7 +26,7 @@ def test_what_is_stored(tmp_path):
     age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(stored["stored"])
     assert 0 <= age.total_seconds() < 60
     expected = {
-        "name": "plan", "title": "plan", "git_commit": "unknown", "outcome": "test_top1", "margin": 0.5,
+        "name": "plan", "title": "plan", "git_commit": "unknown", "outcome": "test_top1", "margin": 0.5, "checks": [],
         "seeds": [3, 4], "extends": None, "threads": 1,
         "family": [{"experiment": "standin", "variant": variant} for variant in ("", "behaviour=fails")],
     }  # fmt: skip
@@ -33,9 +35,50 @@ def test_what_is_stored(tmp_path):
         "script": "standin.py", "experiment": "standin", "variant": "behaviour=fails", "seed": 3,
         "folder": "standin/behaviour=fails/seed3",
         "command": f"python standin.py --behaviour fails --seed 3 --run-dir {tmp_path}/runs".split(),
+        "constants": {"BEHAVIOUR": "fails"},
     }  # fmt: skip
     assert [job["folder"] for job in stored["jobs"]] == [job.folder for job in sweep.plan.jobs]
-    assert set(stored) == {*expected, "stored", "sha256", "text", "jobs"}
+    assert set(stored) == {*expected, "stored", "sha256", "text", "jobs", "existing", "constants", "seal"}
+    assert stored["constants"] == {
+        name: value
+        for name, value in sweep.plan.jobs[0].constants.items()
+        if name not in ("SEED", "RUN_DIR", "BEHAVIOUR")
+    }
+    assert stored["constants"]["EPOCHS"] == 1 and stored["existing"] == [] and stored["seal"] == seal(stored)
+
+
+def test_runs_that_are_there_before_the_plan_are_stored_with_it(tmp_path):
+    sweep = sweep_of(tmp_path, seeds="0-3")
+    for seed, files in ((0, {"result.json": '{"identity": "0123456789ab"}'}), (2, {"metrics.csv": ""}), (3, {})):
+        folder = tmp_path / "runs" / "standin" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            (folder / name).write_text(content)
+    store(sweep)
+    assert read_json(sweep.path)["existing"] == [
+        {"folder": "standin/seed0", "identity": "0123456789ab"}, {"folder": "standin/seed2", "identity": None},
+    ]  # fmt: skip
+
+
+def test_twins_are_stored_in_the_family(tmp_path):
+    path = write_plan(tmp_path, 'BEHAVIOUR = ["fine", "fails"]')
+    twins = 'twins = ["standin.py behaviour=fails vs standin.py"]\n'
+    path.write_text(path.read_text().replace("[decided]\n", "[decided]\n" + twins))
+    sweep = Sweep(read_plan(path, tmp_path), tmp_path, 1)
+    store(sweep)
+    assert read_json(sweep.path)["family"][2:] == [
+        {"experiment": "standin", "variant": "behaviour=fails", "against": "standin"}
+    ]
+    (plan,) = read_plans([tmp_path / "runs"])  # as it is read for the comparison
+    assert plan.family[2:] == [("standin behaviour=fails", "standin")]
+
+
+def test_a_state_that_is_no_object_is_refused(tmp_path):
+    sweep = sweep_of(tmp_path)
+    store(sweep)
+    sweep.state_path.write_text('{"standin/seed0": "failed"}')
+    with pytest.raises(InputError, match=r"plan.state.json: expected an object for standin/seed0, got 'failed'"):
+        sweep.states()
 
 
 def test_the_same_plan_goes_on_and_another_of_that_name_is_refused(tmp_path):
