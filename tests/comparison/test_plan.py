@@ -12,7 +12,13 @@ from tests.helpers.compared import WARM, of_today, put_all, shown, store_plan
 from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
 
 
-def test_a_plan_that_was_kept(tmp_path, capsys):
+@pytest.fixture
+def without_figures(monkeypatch):
+    """summary.json alone: figures take seconds."""
+    monkeypatch.setattr(compare_runs, "write_report", lambda report, folder: None)
+
+
+def test_a_plan_that_was_kept(tmp_path, capsys, without_figures):
     put_all(tmp_path)
     store_plan(tmp_path)
     status, lines = shown(capsys, tmp_path)
@@ -201,7 +207,9 @@ def test_a_plan_speaks_of_its_own_run_directory_only(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_checks_of_the_bench_are_corrected_apart_unless_the_stored_family_has_them(tmp_path, capsys, older):
+def test_checks_of_the_bench_are_corrected_apart_unless_the_stored_family_has_them(
+    tmp_path, capsys, without_figures, older
+):
     put_twins(tmp_path)
     for seed in range(6):
         more = {"constants": WARM, "control": "jitter"}
