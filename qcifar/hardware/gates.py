@@ -106,8 +106,12 @@ def portable(function: Callable, n_inputs: int) -> Portable:
             expressions.append(found)
         gates.append(Gate(name, wires, tuple(expressions)))
     for wire, letter in sorted(letters.items()):
-        gates += [Gate(*one, ()) for one in {"X": [("h", (wire,))], "Y": [("sdg", (wire,)), ("h", (wire,))]}.get(letter, [])]
-    used = sorted({number for gate in gates for angle in gate.angles for factors, _ in angle.terms for number in factors})
+        gates += [
+            Gate(*one, ()) for one in {"X": [("h", (wire,))], "Y": [("sdg", (wire,)), ("h", (wire,))]}.get(letter, [])
+        ]
+    used = sorted(
+        {number for gate in gates for angle in gate.angles for factors, _ in angle.terms for number in factors}
+    )
     place = {number: k for k, number in enumerate(used)}
     names = [names[number] if number < n_inputs else f"g{number - n_inputs:02d}" for number in used]
     gates = [Gate(gate.name, gate.wires, tuple(_renumbered(angle, place) for angle in gate.angles)) for gate in gates]
@@ -117,7 +121,9 @@ def portable(function: Callable, n_inputs: int) -> Portable:
         return torch.stack([flat[gate][2][k].expand(len(angles)) for gate, k in free], dim=1)
 
     n_qubits = max([n_inputs, *(wire + 1 for gate in gates for wire in gate.wires)])
-    return Portable(circuit_name(function), n_qubits, n_inputs, tuple(names), tuple(gates), words, others if free else None)
+    return Portable(
+        circuit_name(function), n_qubits, n_inputs, tuple(names), tuple(gates), words, others if free else None
+    )
 
 
 def along_z(function: Callable, n_inputs: int) -> Callable:
@@ -137,7 +143,9 @@ def along_z(function: Callable, n_inputs: int) -> Callable:
                 qml.Hadamard(wire)
         sentences = [measurement.obs.pauli_rep for measurement in tape.measurements]
         along = [{qml.pauli.PauliWord(dict.fromkeys(word, "Z")): c for word, c in s.items()} for s in sentences]
-        return [qml.expval(qml.pauli.PauliSentence(sentence).operation(wire_order=range(n_inputs))) for sentence in along]
+        return [
+            qml.expval(qml.pauli.PauliSentence(sentence).operation(wire_order=range(n_inputs))) for sentence in along
+        ]
 
     turned.__name__ = circuit_name(function)
     return turned
@@ -161,7 +169,9 @@ def _read(function, points):
     for measurement in tape.measurements:
         sentence = getattr(getattr(measurement, "obs", None), "pauli_rep", None)
         if not isinstance(measurement, qml.measurements.ExpectationMP) or sentence is None:
-            raise InputError(f"the circuit {circuit_name(function)}: {measurement}: expected expectation values of Paulis")
+            raise InputError(
+                f"the circuit {circuit_name(function)}: {measurement}: expected expectation values of Paulis"
+            )
         for word in sentence:
             for wire, letter in word.items():
                 if letters.setdefault(wire, letter) != letter:
@@ -188,7 +198,9 @@ def _flatten(operation, flat, function) -> None:
         for part in parts:
             _flatten(part, flat, function)
     else:
-        raise InputError(f"the circuit {circuit_name(function)}: {operation.name} cannot be sent to a device or exported")
+        raise InputError(
+            f"the circuit {circuit_name(function)}: {operation.name} cannot be sent to a device or exported"
+        )
 
 
 def _expression(angle: torch.Tensor, points: torch.Tensor) -> Expression | None:
