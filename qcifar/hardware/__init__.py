@@ -1,0 +1,1 @@
+"""Circuits beyond the ideal simulator: noise, shots, mitigation."""
