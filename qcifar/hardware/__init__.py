@@ -1,1 +1,1 @@
-"""Finished runs beyond the ideal simulator: shots, noise, devices, jobs; circuits as others write them."""
+"""Finished runs beyond the ideal simulator: noise, shots, mitigation, devices, jobs; circuits as others write them."""
