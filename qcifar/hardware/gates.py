@@ -74,15 +74,25 @@ class Portable:
         return (torch.stack(columns + more, dim=1) if columns or more else empty).numpy()
 
     def signs(self) -> np.ndarray:
-        """(2^n_qubits, outputs): expectation values are probabilities @ signs; qubit 0 is the most significant bit."""
-        states = np.arange(2**self.n_qubits)
-        bits = [1.0 - 2.0 * ((states >> (self.n_qubits - 1 - wire)) & 1) for wire in range(self.n_qubits)]
-        columns = [
-            sum(coefficient * np.prod([np.ones(len(states)), *(bits[wire] for wire in wires)], axis=0)
-                for coefficient, wires in words)
-            for words in self.outputs
-        ]  # fmt: skip
-        return np.stack(columns, axis=1)
+        """See `signs_of`."""
+        return _signs(self.outputs, self.n_qubits)
+
+
+def signs_of(function: Callable, n_qubits: int) -> np.ndarray:
+    """(2^n_qubits, outputs): values of `function` are probabilities @ signs; qubit 0 is the most significant bit."""
+    tape = _tape(function, torch.zeros(2, n_qubits, dtype=torch.float64))
+    return _signs(_measured(function, tape)[1], n_qubits)
+
+
+def _signs(outputs, n_qubits: int) -> np.ndarray:
+    states = np.arange(2**n_qubits)
+    bits = [1.0 - 2.0 * ((states >> (n_qubits - 1 - wire)) & 1) for wire in range(n_qubits)]
+    ones = np.ones(len(states))
+
+    def column(words):
+        return sum(c * np.prod([ones, *(bits[wire] for wire in wires)], axis=0) for c, wires in words)
+
+    return np.stack([column(words) for words in outputs], axis=1)
 
 
 def portable(function: Callable, n_inputs: int) -> Portable:
@@ -94,7 +104,8 @@ def portable(function: Callable, n_inputs: int) -> Portable:
     """
     generator = torch.Generator().manual_seed(0)
     points = 2 * torch.randn(POINTS, n_inputs, generator=generator, dtype=torch.float64)
-    flat, letters, words = _read(function, points)
+    tape = _tape(function, points)
+    flat, (letters, words) = _read(function, tape), _measured(function, tape)
     names, gates, free = [f"x{i:02d}" for i in range(n_inputs)], [], []
     for name, wires, angles in flat:
         expressions = []
@@ -105,19 +116,17 @@ def portable(function: Callable, n_inputs: int) -> Portable:
                 free.append((len(gates), len(expressions)))
             expressions.append(found)
         gates.append(Gate(name, wires, tuple(expressions)))
+    turns = {"X": ("h",), "Y": ("sdg", "h")}  # after them, Z is what the letter was
     for wire, letter in sorted(letters.items()):
-        gates += [
-            Gate(*one, ()) for one in {"X": [("h", (wire,))], "Y": [("sdg", (wire,)), ("h", (wire,))]}.get(letter, [])
-        ]
-    used = sorted(
-        {number for gate in gates for angle in gate.angles for factors, _ in angle.terms for number in factors}
-    )
+        gates += [Gate(name, (wire,), ()) for name in turns.get(letter, ())]
+    terms = [factors for gate in gates for angle in gate.angles for factors, _ in angle.terms]
+    used = sorted({number for factors in terms for number in factors})
     place = {number: k for k, number in enumerate(used)}
     names = [names[number] if number < n_inputs else f"g{number - n_inputs:02d}" for number in used]
     gates = [Gate(gate.name, gate.wires, tuple(_renumbered(angle, place) for angle in gate.angles)) for gate in gates]
 
     def others(angles):
-        flat, _, _ = _read(function, angles)
+        flat = _read(function, _tape(function, angles))
         return torch.stack([flat[gate][2][k].expand(len(angles)) for gate, k in free], dim=1)
 
     n_qubits = max([n_inputs, *(wire + 1 for gate in gates for wire in gate.wires)])
@@ -128,7 +137,7 @@ def portable(function: Callable, n_inputs: int) -> Portable:
 
 def along_z(function: Callable, n_inputs: int) -> Callable:
     """`function` followed by the gates after which all its values are read along Z; itself where they are."""
-    letters = _read(function, torch.zeros(2, n_inputs, dtype=torch.float64))[1]
+    letters, _ = _measured(function, _tape(function, torch.zeros(2, n_inputs, dtype=torch.float64)))
     if set(letters.values()) <= {"Z"}:
         return function
 
@@ -155,32 +164,40 @@ def _renumbered(angle: Expression, place: dict[int, int]) -> Expression:
     return Expression(angle.const, tuple((tuple(place[k] for k in factors), c) for factors, c in angle.terms))
 
 
-def _read(function, points):
-    """Gates with their angles (B,) or (), wire -> letter that is measured, and the words of each output."""
+def _tape(function, points):
     try:
-        tape = qml.tape.make_qscript(function)(points)
+        return qml.tape.make_qscript(function)(points)
     except Exception as error:  # somebody's circuit
         raise InputError(f"the circuit {circuit_name(function)} cannot be built: {describe(error)}") from error
+
+
+def _read(function, tape) -> list[tuple[str, tuple[int, ...], list[torch.Tensor]]]:
+    """Gates of a tape, with their angles (B,) or ()."""
     flat: list[tuple[str, tuple[int, ...], list[torch.Tensor]]] = []
     for operation in tape.operations:
         _flatten(operation, flat, function)
+    return flat
+
+
+def _measured(function, tape):
+    """wire -> letter that is measured; and for each output its words (coefficient, wires)."""
     letters: dict[int, str] = {}
     words = []
     for measurement in tape.measurements:
         sentence = getattr(getattr(measurement, "obs", None), "pauli_rep", None)
         if not isinstance(measurement, qml.measurements.ExpectationMP) or sentence is None:
             raise InputError(
-                f"the circuit {circuit_name(function)}: {measurement}: expected expectation values of Paulis"
+                f"the circuit {circuit_name(function)}: {measurement}: expected expectation values of Pauli words"
             )
         for word in sentence:
             for wire, letter in word.items():
                 if letters.setdefault(wire, letter) != letter:
                     raise InputError(
-                        f"the circuit {circuit_name(function)}: wire {wire} is read along {letters[wire]} and {letter}; "
-                        f"expected values that one way of measuring gives, since each way is a circuit of its own"
+                        f"the circuit {circuit_name(function)}: wire {wire} is read along {letters[wire]} and "
+                        f"{letter}; expected values that one way of measuring gives: each way is a circuit of its own"
                     )
         words.append(tuple((float(np.real(c)), tuple(word)) for word, c in sentence.items()))
-    return flat, letters, tuple(words)
+    return letters, tuple(words)
 
 
 def _flatten(operation, flat, function) -> None:

@@ -24,7 +24,9 @@ def whole_numbers(name: str, text: str, low: int = 0) -> list[int]:
         numbers = []
     if not numbers or min(numbers) < low or max(numbers) > 10**9 or len(set(numbers)) < len(numbers):
         flag = "--" + name.lower().replace("_", "-")
-        raise InputError(f"{name} ({flag}): expected different whole numbers from {low} on, such as 100,1000, got {text!r}")
+        raise InputError(
+            f"{name} ({flag}): expected different whole numbers from {low} on, such as 100,1000, got {text!r}"
+        )
     return numbers
 
 

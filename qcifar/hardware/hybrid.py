@@ -27,7 +27,9 @@ from qcifar.quantum.descriptors import QuantumMaps, input_angles
 from qcifar.quantum.layer import QuantumLayer, circuit_name
 
 CALIBRATION_IMAGES = 512  # of the training set, for what mitigation has to fit
-FEW = "expected a run of the head with CONTROL quantum, product or frozen, or of the channels with quantum, product or shuffled"
+EXPECTED = (
+    "expected the head with CONTROL quantum, product or frozen, or the channels with quantum, product or shuffled"
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def read_hybrid(run: FinishedRun, it: Prepared, images: int) -> Hybrid:
     ):
         return _channels(run, it, images, control)
     named = f"CONTROL {control}" if control else run.config["experiment"]
-    raise InputError(f"{run.folder}: no circuit whose values reach this run's answers ({named}); {FEW}")
+    raise InputError(f"{run.folder}: no circuit whose values reach this run's answers ({named}); {EXPECTED}")
 
 
 @torch.inference_mode()

@@ -180,7 +180,9 @@ class Jobs:
         if counts.shape != (images, outcomes):
             return f"came back short: expected counts ({images}, {outcomes}), got {tuple(counts.shape)}"
         if (counts.sum(1) != shots).any() or counts.min() < 0:
-            return f"came back short: expected {shots} shots an image, got {counts.sum(1).min()} to {counts.sum(1).max()}"
+            return (
+                f"came back short: expected {shots} shots an image, got {counts.sum(1).min()} to {counts.sum(1).max()}"
+            )
         return ""
 
     def _file(self, job: Job, attempt: int, what: str) -> Path:

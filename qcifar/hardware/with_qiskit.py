@@ -32,8 +32,8 @@ def needed(module: str):
 def to_qiskit(circuit: Portable, measure: bool = True):
     """A `QuantumCircuit` with a `Parameter` for each of `circuit.parameters`, and a register `c` of all qubits.
 
-    Qubit k is Qiskit's qubit k. It is measured into bit n-1-k: Qiskit's word of bits and its integers then have
-    qubit 0 first, as PennyLane's.
+    Qubit k is Qiskit's qubit k and is measured into bit k. Qiskit writes bit 0 last, at the right end of a word of
+    bits and as the lowest bit of its integer; PennyLane has qubit 0 first: see `from_qiskit_order`.
     """
     qiskit = needed("qiskit")
     symbols = [qiskit.circuit.Parameter(name) for name in circuit.parameters]
@@ -43,7 +43,7 @@ def to_qiskit(circuit: Portable, measure: bool = True):
         getattr(made, gate.name)(*(angle.of(symbols) for angle in gate.angles), *gate.wires)
     if measure:
         made.add_register(qiskit.ClassicalRegister(n, "c"))
-        made.measure(range(n), range(n - 1, -1, -1))
+        made.measure(range(n), range(n))
     return made
 
 
@@ -115,6 +115,12 @@ def in_order(made, circuit: Portable, values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values[:, [place[parameter.name] for parameter in made.parameters]])
 
 
+def from_qiskit_order(columns: np.ndarray) -> np.ndarray:
+    """(B, 2^n) by Qiskit's integers -> by PennyLane's, whose most significant bit is qubit 0."""
+    n = columns.shape[1].bit_length() - 1
+    return columns[:, [int(f"{state:0{n}b}"[::-1], 2) for state in range(2**n)]]
+
+
 def counts_of(data, n_qubits: int) -> np.ndarray:
     """(images, 2^n) int64 from the data of a PUB's result; the circuit is one of `to_qiskit`."""
     bits = data.c
@@ -125,7 +131,8 @@ def counts_of(data, n_qubits: int) -> np.ndarray:
         outcome = outcome * 256 + byte
     size = 2**n_qubits
     rows = np.arange(len(outcome))[:, None] * size
-    return np.bincount((rows + outcome).ravel(), minlength=len(outcome) * size).reshape(len(outcome), size)
+    counts = np.bincount((rows + outcome).ravel(), minlength=len(outcome) * size)
+    return from_qiskit_order(counts.reshape(len(outcome), size))
 
 
 def aer_counts(made, circuit: Portable, values: np.ndarray, backend, shots: int, seed: int) -> np.ndarray:
@@ -150,4 +157,9 @@ def aer_counts(made, circuit: Portable, values: np.ndarray, backend, shots: int,
     for row, one in zip(counts, found, strict=True):
         for word, count in one.items():
             row[int(word, 2)] += count
-    return counts
+    return from_qiskit_order(counts)
+
+
+def active_qubits(made) -> int:
+    """How many qubits of the chip a transpiled circuit touches."""
+    return len({qubit for one in made.data for qubit in one.qubits if one.operation.name != "barrier"})
