@@ -71,8 +71,9 @@ def ideal_probabilities(circuit: Circuit, angles: torch.Tensor) -> torch.Tensor:
 
     node = qml.QNode(outcomes, qml.device("default.qubit", wires=circuit.n_qubits), interface="torch", diff_method=None)
 
+    numbers = 2 ** (circuit.n_qubits + 1)
     try:
-        return chunked(lambda chunk: node(chunk).reshape(len(chunk), -1), angles, 2 ** (circuit.n_qubits + 1), circuit.name)
+        return chunked(lambda chunk: node(chunk).reshape(len(chunk), -1), angles, numbers, circuit.name)
     except Exception as error:  # somebody's circuit
         raise InputError(f"the circuit {circuit.name} failed on default.qubit: {describe(error)}") from error
 

@@ -68,7 +68,8 @@ class Scorer:
         self.hybrid, self.ideal, self.baseline = hybrid, ideal, baseline
         self.labels = hybrid.labels.numpy()
         logits = hybrid.logits(ideal)
-        self.ideal_right = logits.argmax(1).numpy() == self.labels
+        self.ideal_predicted = logits.argmax(1).numpy()
+        self.ideal_right = self.ideal_predicted == self.labels
         self.ideal_share = hybrid.share(ideal) if hybrid.share else None
 
     def score(self, repeats: list[list[torch.Tensor]]) -> dict:
