@@ -100,7 +100,7 @@ def main(argv=None) -> int:
             print(line_of(entry), flush=True)
     status = backend_step(ev, run, cfg, shots, results) if cfg.backend else 0
     if results.entries and cfg.step in (None, "poll", "show"):
-        print(table(results.entries))
+        print(table([one for one in results.entries if one["images"] == len(ev.hybrid.labels)]))
         for name, end in results.content["ends"].items():
             at = "" if end["strength"] is None else f"{end['strength']:.3g}, "
             print(f"the difference from the baseline ends ({name}): {at}{end['why']}")

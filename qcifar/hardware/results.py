@@ -37,8 +37,9 @@ class Results:
         """Write an entry, in place of an older one of the same setting."""
         entry = {**entry, "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "commit": git_commit()}
         key = [entry[name] for name in KEY]
-        kept = [one for one in self.entries if [one[name] for name in KEY] != key]
-        self.content["entries"] = [*kept, entry]
+        known = [[one[name] for name in KEY] for one in self.entries]
+        place = known.index(key) if key in known else len(known)
+        self.content["entries"][place : place + 1] = [entry]
         self.content["ends"] = ends_of(self.content["entries"])
         write_json(self.path, self.content)
 
