@@ -84,7 +84,6 @@ class NoisyCircuit(nn.Module):
         nn.Module.__init__(self)
         source = Transpiled(circuit, noise, inputs, weights)
         self._set_up(source, source.qubits, noise, dtype, device)
-        self.confusions = [self.confusions[place] if measured else np.eye(2) for place, measured in source.measured]
         self.func, self.__name__ = None, circuit.name
         return self
 
@@ -108,10 +107,11 @@ class NoisyCircuit(nn.Module):
         """(B, 2^n) of all outcomes, wire 0 the most significant bit, readout errors included.
 
         Args:
-            basis: letter for each wire along which it is measured, "Z" * n by default.
+            basis: letter for each wire along which it is read, "I" where it is not; all along Z by default. Active
+                qubits that a transpiled circuit does not measure are not read.
         """
         steps, _ = self.source(self._given(arguments))
-        return self._run(steps, Outcomes(basis or "Z" * self.n, self.confusions), len(arguments[0]))
+        return self._run(steps, Outcomes(basis or self._along_z(), self.confusions), len(arguments[0]))
 
     @torch.compiler.disable
     def sampled(self, shots: int, generator: np.random.Generator, *arguments) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,12 +129,15 @@ class NoisyCircuit(nn.Module):
             values = self._run(steps, Words(observables, self.confusions), images)
             return values, torch.zeros_like(values)
         parts = []
-        for basis, terms in grouped(observables, self.n):
+        for basis, terms in grouped(observables, self._along_z()):
             probabilities = self._run(steps, Outcomes(basis, self.confusions), images)
             frequencies = counting.sample(probabilities, shots, generator)
-            parts.append(counting.means(frequencies, terms, len(observables), self.n, shots))
+            parts.append(counting.means(frequencies, terms, len(observables), shots))
         values, variances = (torch.stack(each).sum(0) for each in zip(*parts, strict=True))
         return values, variances.sqrt()
+
+    def _along_z(self) -> str:
+        return "Z" * self.source.read + "I" * (self.n - self.source.read)
 
     def _given(self, arguments) -> list[torch.Tensor]:
         return [torch.as_tensor(argument).to(self.place) for argument in arguments]

@@ -68,7 +68,8 @@ class Tape:
     """
 
     def __init__(self, function: Callable, n_qubits: int, noise: NoiseModel | None):
-        self.function, self.n, self.noise = function, n_qubits, noise
+        self.function, self.noise = function, noise
+        self.n = self.read = n_qubits
 
     def __call__(self, arguments) -> tuple[list[Step], list[list[tuple[float, dict[int, str]]]]]:
         """Steps and observables, as the compiler's `pauli_words` has them; `function` is called anew each time.

@@ -4,7 +4,7 @@ A model says of each gate what happens with it (`around`), and of the readout ho
 (`confusion`). `qcifar/hardware/engine.py` computes with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -217,20 +217,24 @@ class FromQiskit(NoiseModel):
     """See `NoiseModel.from_qiskit`. Qubits are those of the chip.
 
     Attributes:
-        gates: (name of the gate, its qubits, or None for all others) -> [(places among its qubits, transfer matrix)].
+        gates: (name of the gate, its qubits, or None for all others) -> Aer's `QuantumError`.
         confused: qubit, or None for all others -> (2, 2), see `confusion`.
     """
 
     gates: dict = field(default_factory=dict, compare=False)
     confused: dict = field(default_factory=dict, compare=False)
+    transfer: Callable | None = None  # from a `QuantumError` to its transfer matrix
+    channels: dict = field(default_factory=dict, compare=False, repr=False)  # those of `gates` that were needed
 
     def __str__(self):
         return f"{len(self.gates)} gate errors, {len(self.confused)} readout errors from Qiskit"
 
     def around(self, op) -> list:
-        wires = tuple(op.wires)
-        known = self.gates.get((op.name, wires), self.gates.get((op.name, None), ()))
-        return [op, *(Channel(tuple(wires[place] for place in places), transfer) for places, transfer in known)]
+        key = op.name, tuple(op.wires)
+        if key not in self.channels:  # read when it is needed: a chip has hundreds, which take half a minute
+            error = self.gates.get(key, self.gates.get((op.name, None)))
+            self.channels[key] = [] if error is None else [Channel(key[1], self.transfer(error))]
+        return [op, *self.channels[key]]
 
     def confusion(self, wire) -> np.ndarray:
         return self.confused.get(wire, self.confused.get(None, np.eye(2)))

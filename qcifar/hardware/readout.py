@@ -43,27 +43,27 @@ class Words:
 
 
 class Outcomes:
-    """Probabilities of all outcomes where each wire is read along a letter of `basis`."""
+    """Probabilities of all outcomes where each wire is read along a letter of `basis`; "I" = it is not read."""
 
     def __init__(self, basis: str, confusions):
-        n = len(basis)
-        self.columns, self.n = 2**n, n
-        outcomes = np.arange(2**n)
-        bits = (outcomes[:, None] >> np.arange(n - 1, -1, -1)) & 1
-        self.rows = sum(bits[:, w] * LETTERS.index(basis[w]) << (2 * (n - 1 - w)) for w in range(n))
-        self.maps = [confusion @ np.array([[0.5, 0.5], [0.5, -0.5]]) for confusion in confusions]
+        n, read = len(basis), [wire for wire, letter in enumerate(basis) if letter != "I"]
+        self.columns, self.n, self.read = 2 ** len(read), n, len(read)
+        bits = (np.arange(self.columns)[:, None] >> np.arange(self.read - 1, -1, -1)) & 1
+        letters = np.array([LETTERS.index(basis[wire]) << (2 * (n - 1 - wire)) for wire in read], dtype=np.int64)
+        self.rows = bits @ letters  # numbers of the words of I and these letters
+        self.maps = [confusions[wire] @ np.array([[0.5, 0.5], [0.5, -0.5]]) for wire in read]
 
     def dense(self, constants: Constants) -> torch.Tensor:
-        """(4^n, 2^n)."""
-        matrix = np.zeros((4**self.n, 2**self.n))
+        """(4^n, outcomes)."""
+        matrix = np.zeros((4**self.n, self.columns))
         matrix[self.rows] = functools.reduce(np.kron, self.maps).T
         return constants.of(None, matrix)
 
     def apply(self, state: torch.Tensor, constants: Constants) -> torch.Tensor:
-        """(2^n, B) of Pauli vectors (4^n, B)."""
+        """(outcomes, B) of Pauli vectors (4^n, B)."""
         values = state.index_select(0, constants.of(None, self.rows))
-        for wire, matrix in enumerate(self.maps):
-            values = torch.matmul(constants.of(None, matrix), values.view(2**wire, 2, -1)).view(values.shape)
+        for place, matrix in enumerate(self.maps):
+            values = torch.matmul(constants.of(None, matrix), values.view(2**place, 2, -1)).view(values.shape)
         return values
 
 
@@ -82,8 +82,12 @@ def _as_read(word: dict[int, str], confusions) -> list[tuple[dict[int, str], flo
     return found or [({}, 0.0)]
 
 
-def grouped(observables, n: int) -> list[tuple[str, list[tuple[int, float, tuple[int, ...]]]]]:
-    """[(basis, [(output, coefficient, wires whose signs are multiplied)])]: what can be read along the same axes."""
+def grouped(observables, along: str) -> list[tuple[str, list[tuple[int, float, tuple[int, ...]]]]]:
+    """[(basis, [(output, coefficient, wires whose signs are multiplied)])]: what can be read along the same axes.
+
+    Args:
+        along: the letters along which wires that no word holds are read.
+    """
     groups: list[tuple[dict[int, str], list]] = []
     for output, words in enumerate(observables):
         for coefficient, word in words:
@@ -95,4 +99,4 @@ def grouped(observables, n: int) -> list[tuple[str, list[tuple[int, float, tuple
                     break
             else:
                 groups.append((dict(word), [term]))
-    return [("".join(axes.get(wire, "Z") for wire in range(n)), terms) for axes, terms in groups]
+    return [("".join(axes.get(wire, letter) for wire, letter in enumerate(along)), terms) for axes, terms in groups]

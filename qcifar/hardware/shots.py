@@ -55,12 +55,13 @@ def standard_errors(values: torch.Tensor, shots: int) -> torch.Tensor:
     return ((1 - values.square()).clamp(min=0) / (shots - 1)).sqrt()
 
 
-def means(frequencies: torch.Tensor, terms, outputs: int, n: int, shots: int) -> tuple[torch.Tensor, torch.Tensor]:
+def means(frequencies: torch.Tensor, terms, outputs: int, shots: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sums of products of signs that share their outcomes, and the variances of these means, (B, outputs).
 
     Args:
         terms: [(output, coefficient, wires)], as `readout.grouped` has them.
     """
+    n = frequencies.shape[1].bit_length() - 1
     table = np.zeros((2**n, outputs))
     for output, coefficient, wires in terms:
         table[:, output] += coefficient * signs(wires, n)
