@@ -2,6 +2,7 @@
 # make test       the quick tests: every module, every script, every bad input; then style (under 3 minutes)
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once (under 12 minutes)
+# make hardware   installs requirements-hardware.txt (Qiskit, Aer, IBM's runtime) and runs the tests that need it
 # make cpu        .venv with torch's CPU build, before any of the above: without CUDA's libraries (4 GB)
 # Each creates .venv on first use (5.2 GB), with uv where there is one, else with pip. In an active conda environment
 # that has the packages, they use that one.
@@ -14,7 +15,7 @@ PY := $(BIN)/python
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
-.PHONY: cpu demo test test-slow test-all lint requirements clean
+.PHONY: cpu demo test test-slow test-all hardware lint requirements clean
 .NOTPARALLEL:  # two runs of the tests at once would delete each other's folders
 
 demo: $(READY)
@@ -25,13 +26,16 @@ demo: $(READY)
 	$(PY) compare_runs.py runs/demo || test $$? = 3  # 3: undecided, as one seed must be
 
 test: $(READY)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not hardware"
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow and not hardware"
 
 test-all: test test-slow
+
+hardware: $(BIN)/hardware-installed
+	$(PY) -m pytest -m hardware tests/hardware
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -44,6 +48,14 @@ lint: $(READY)
 		uv venv --python $(PYTHON) .venv && uv pip install --python $(PY) -r requirements.txt; \
 	else \
 		$(PYTHON) -m venv .venv && $(PY) -m pip install --disable-pip-version-check -r requirements.txt; \
+	fi
+	touch $@
+
+$(BIN)/hardware-installed: requirements-hardware.txt $(READY)
+	if command -v uv >/dev/null; then \
+		uv pip install --python $(PY) -r requirements-hardware.txt; \
+	else \
+		$(PY) -m pip install --disable-pip-version-check -r requirements-hardware.txt; \
 	fi
 	touch $@
 

@@ -52,7 +52,7 @@ def main(argv=None):
     folder, hybrid = Path(cfg.output) if cfg.output else run.folder / "hardware", read_hybrid(run, it, 1)
     has_qiskit = importlib.util.find_spec("qiskit") is not None
     for circuit in hybrid.circuits:
-        there = portable(circuit.function, circuit.n_qubits)
+        there = portable(circuit.function, circuit.n_qubits, degree=2)
         angles = angles_of(cfg.angles, circuit.n_qubits) if cfg.angles else circuit.angles
         row = there.values(angles)[0]
         texts = {

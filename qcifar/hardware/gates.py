@@ -1,7 +1,7 @@
 """A quantum function as the few gates that every toolchain knows, with angles that follow from the inputs.
 
 A circuit goes to a device once, with parameters; the images are an array of numbers beside it. So each angle is kept as
-a polynomial of degree two of the inputs. An angle that is none becomes a parameter of its own, whose numbers PennyLane
+a polynomial of the inputs. An angle that is none becomes a parameter of its own, whose numbers PennyLane
 computes for each image.
 """
 
@@ -95,8 +95,12 @@ def _signs(outputs, n_qubits: int) -> np.ndarray:
     return np.stack([column(words) for words in outputs], axis=1)
 
 
-def portable(function: Callable, n_inputs: int) -> Portable:
+def portable(function: Callable, n_inputs: int, degree: int = 1) -> Portable:
     """`function` of angles (B, n_inputs) as portable gates.
+
+    Args:
+        degree: 1: an angle is linear in the inputs or a parameter of its own, which is what services take; 2: it may
+            hold products of two inputs, which is what a reader wants.
 
     Raises:
         InputError: it holds an operation or a measurement that has no counterpart on a device, or values that need
@@ -110,7 +114,7 @@ def portable(function: Callable, n_inputs: int) -> Portable:
     for name, wires, angles in flat:
         expressions = []
         for angle in angles:
-            found = _expression(angle, points)
+            found = _expression(angle, points, degree)
             if found is None:
                 found = Expression(0.0, (((n_inputs + len(free),), 1.0),))
                 free.append((len(gates), len(expressions)))
@@ -220,14 +224,14 @@ def _flatten(operation, flat, function) -> None:
         )
 
 
-def _expression(angle: torch.Tensor, points: torch.Tensor) -> Expression | None:
-    """`angle` at the points as a polynomial of degree two; None if it is none."""
+def _expression(angle: torch.Tensor, points: torch.Tensor, degree: int) -> Expression | None:
+    """`angle` at the points as a polynomial of this degree; None if it is none."""
     if angle.numel() == 1:
         return Expression(angle.item())
     n = points.shape[1]
     factors = [(i,) for i in range(n)] + list(itertools.combinations_with_replacement(range(n), 2))
     # Half of the points fit the coefficients , all of them check.
-    if len(factors) + 1 > POINTS // 2:
+    if degree == 1 or len(factors) + 1 > POINTS // 2:
         factors = factors[:n]
     columns = torch.stack([torch.ones(POINTS, dtype=torch.float64), *(points[:, f].prod(1) for f in factors)], dim=1)
     half = slice(0, POINTS // 2)
