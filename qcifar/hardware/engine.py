@@ -56,12 +56,12 @@ class NoisyCircuit(nn.Module):
         super().__init__()
         self._set_up(Tape(circuit, n_qubits, noise), list(range(n_qubits)), noise, dtype, device)
         self.func = circuit
-        self.__name__ = getattr(getattr(circuit, "func", circuit), "__name__", "circuit")
 
     def _set_up(self, source, wires, noise, dtype, device) -> None:
         self.source, self.n, self.noise = source, source.n, noise
+        self.ran_on = "exact density matrices" + (f", noise {noise}" if noise is not None else "")
         self.confusions = [np.eye(2) if noise is None else noise.confusion(wire) for wire in wires]
-        self.register_buffer("place", torch.zeros(0, dtype=dtype, device=device), persistent=False)
+        self.register_buffer("place", torch.zeros(1, dtype=dtype, device=device), persistent=False)
         self._constants = Constants(self.place.device, dtype)
         self._refuse_too_large(density_bytes(self.n, COPIES, dtype), "one image")
 
@@ -84,7 +84,6 @@ class NoisyCircuit(nn.Module):
         nn.Module.__init__(self)
         source = Transpiled(circuit, noise, inputs, weights)
         self._set_up(source, source.qubits, noise, dtype, device)
-        self.func, self.__name__ = None, circuit.name
         return self
 
     @property
@@ -148,8 +147,7 @@ class NoisyCircuit(nn.Module):
         constants = self.constants
         alone, middle, end = split(fused(steps, self.n, constants), self.n)
         qubits = [qubit(each, constants) for each in alone]
-        learns = torch.is_grad_enabled() and any(step.value.requires_grad for step in steps if _is_tensor(step))
-        self._check_memory(images, len(middle) if learns else 0)
+        self._check_memory(steps, len(middle), len(end), images, readout.columns)
         size = readout.columns * 4**self.n
         if size <= OBSERVABLE_NUMBERS and (not middle or not end or readout.columns <= 4 * images):
             observables = readout.dense(constants)
@@ -179,11 +177,20 @@ class NoisyCircuit(nn.Module):
             state = applied(step, state, self.n, constants)
         return readout.apply(state, constants) if observables is None else observables.mT @ state
 
-    def _check_memory(self, images: int, kept: int) -> None:
-        chunk = min(images, max(1, CHUNK_NUMBERS // 4**self.n))
-        needed = density_bytes(self.n, chunk * COPIES + images * kept, self.place.dtype)
+    def check_memory(self, *arguments: torch.Tensor) -> None:
+        """Raise `InputError` where `expvals` of these arguments, and to learn by it, would need too much memory."""
+        with torch.enable_grad():
+            steps, observables = self.source(self._given(arguments))
+            _, middle, end = split(fused(steps, self.n, self.constants), self.n)
+            self._check_memory(steps, len(middle), len(end), len(arguments[0]), len(observables))
+
+    def _check_memory(self, steps, middle: int, end: int, images: int, columns: int) -> None:
+        learns = torch.is_grad_enabled() and any(step.value.requires_grad for step in steps if _is_tensor(step))
+        chunk = min(images, max(1, CHUNK_NUMBERS // 4**self.n)) if middle else 0
+        kept = images * middle + columns * end if learns else 0  # Pauli vectors and observables, for the way back
+        needed = density_bytes(self.n, (chunk + columns) * COPIES + kept, self.place.dtype)
         if needed > 2**28:  # asking takes longer than a small circuit
-            self._refuse_too_large(needed, f"{images} images" + (f", {kept} steps to learn through" if kept else ""))
+            self._refuse_too_large(needed, f"{images} images" + (f", {middle + end} steps to learn by" if kept else ""))
 
     def _refuse_too_large(self, needed: int, what: str) -> None:
         free = free_memory(self.place.device)
