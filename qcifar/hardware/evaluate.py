@@ -167,24 +167,27 @@ def _under_noise(ev: Evaluation, circuit: Circuit, channels: dict) -> tuple[torc
     values = values_from(circuit, found)
     if not ev.mitigate:
         return values, {}
-    corrected = mitigations(circuit, found, probabilities(circuit.calibration), noise)
-    if all(strength * SCALES[-1] <= CHANNELS[name] for name, strength in channels.items()):
+    corrected = mitigations(circuit, found, probabilities(circuit.calibration), noise, range(circuit.n_qubits))
+    gates = {name: strength for name, strength in channels.items() if name != "readout" and strength}
+    if gates and all(strength * SCALES[-1] <= CHANNELS[name] for name, strength in gates.items()):
         scaled = [values_from(circuit, probabilities(circuit.angles, factor)) for factor in SCALES[1:]]
-        corrected["zero noise"] = extrapolate(torch.stack([values, *scaled]), torch.tensor(SCALES))
+        corrected["zero noise"] = extrapolate(torch.stack([values, *scaled]), SCALES)
     return values, corrected
 
 
-def mitigations(circuit: Circuit, found, calibration, noise) -> dict[str, torch.Tensor]:
+def mitigations(circuit: Circuit, found, calibration, noise: NoiseModel, qubits) -> dict[str, torch.Tensor]:
     """Corrected values (K, outputs) by name, of the noisy outcomes of the test images.
 
     Args:
         found, calibration: noisy frequencies (K, 2^n), of the test images and of the training images that are fitted.
+        qubits: what the noise model calls the circuit's.
     """
     fitted = Rescale.fit(values_from(circuit, calibration), ideal_values(circuit, circuit.calibration))
-    return {
-        "readout": values_from(circuit, invert_readout(found, noise)),
-        "rescaled": fitted(values_from(circuit, found)),
-    }
+    corrected = {"rescaled": fitted(values_from(circuit, found))}
+    errors = [np.linalg.det(noise.confusion(qubit)) for qubit in qubits]
+    if any(error < 1 for error in errors) and min(errors) > 0.01:  # at 1/2 an outcome says nothing
+        corrected["readout"] = values_from(circuit, invert_readout(found, noise, qubits))
+    return corrected
 
 
 def scores_of(ev: Evaluation, mitigated: list[dict[str, torch.Tensor]]) -> dict[str, dict]:
@@ -216,7 +219,7 @@ def on_fake_backend(ev: Evaluation, name: str, shots: list[int], check: str) -> 
         if check == "aer":
             details[-1]["aer"] = check_with_aer(ev, circuit, there, made, backend, found)
         if ev.mitigate:
-            mitigated.append(mitigations(circuit, found, run(circuit.calibration), noise))
+            mitigated.append(mitigations(circuit, found, run(circuit.calibration), noise, chosen["layout"]))
     for count in [0, *(s for s in shots if s)]:
         more = {"mitigated": scores_of(ev, mitigated)} if count == 0 else {}
         repeats = sampled(ev, probabilities, count, name)
