@@ -363,6 +363,8 @@ def test_help_of_the_scripts(script, capsys):
         "benchmarks.simulate_statistics",
         "audit_circuits",
         "compare_runs",
+        "evaluate_hardware",
+        "export_circuit",
         "export_head",
         "predict",
         "sweep",
