@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from qcifar.comparison.figures import Drawn, finish, first_panels, name_axes, panels
-from qcifar.comparison.series import COLOURS, MARKERS, MUTED, Series, plain
+from qcifar.comparison.series import COLOURS, INK, MARKERS, Series, plain
 from qcifar.comparison.words import count, interval, number, signed
 from qcifar.errors import InputError
 from qcifar.files import read_json
@@ -112,7 +112,7 @@ def sentences(found: list[Found]) -> list[str]:
 
 
 def figure(found: list[Found]) -> Drawn | None:
-    """Top-1 against the strength of noise, one panel for each sweep."""
+    """Paired difference from the ideal circuits against the strength of noise, one panel for each sweep."""
     names = list(dict.fromkeys(name for one in found for name in one.sweeps))
     if not names:
         return None
@@ -121,20 +121,19 @@ def figure(found: list[Found]) -> Drawn | None:
     for name, ax in zip(names, axes, strict=True):
         for k, one in enumerate(one for one in found if name in one.sweeps):
             rows, colour = one.sweeps[name], COLOURS[k % len(COLOURS)]
-            top1 = [100 * entry["scores"]["top1"] for entry in rows]
-            ends = [[100 * entry["scores"]["interval"][end] for entry in rows] for end in (0, 1)]
-            strengths = [entry["strength"] for entry in rows]
-            ax.plot(strengths, top1, marker=MARKERS[k % len(MARKERS)], markersize=3.5, color=colour, label=one.label)
+            against = [entry["scores"]["against_ideal"] for entry in rows]
+            strengths, middle = [entry["strength"] for entry in rows], [each["difference"] for each in against]
+            ends = [[each["interval"][end] for each in against] for end in (0, 1)]
+            ax.plot(strengths, middle, marker=MARKERS[k % len(MARKERS)], markersize=3.5, color=colour, label=one.label)
             ax.fill_between(strengths, *ends, color=colour, alpha=0.12, linewidth=0)
-            ideal = top1[0] - rows[0]["scores"]["against_ideal"]["difference"]
-            ax.axhline(ideal, color=MUTED, linewidth=0.8, linestyle=(0, (1, 1)))
+            ax.axhline(0, color=INK, linewidth=0.9)
             if min(strengths) > 0:
                 ax.set_xscale("log")
         ax.legend(fontsize=6.5)
-    name_axes(drawn, "strength of the noise", "test top-1 (%)")
+    name_axes(drawn, "strength of the noise", "top-1 minus ideal (points)")
     images = max(rows[0]["images"] for one in found for rows in one.sweeps.values())
     caption = (
-        f"Exact, n = {count(images, 'test image')} at most. Shaded: 95 % for other images (Wilson). Dotted: the ideal "
-        f"circuits. Differences to them are paired, and surer than two intervals side by side: see the table.{cut}"
+        f"Test top-1 under noise minus that of the ideal circuits of the same run, computed without sampling, n = "
+        f"{count(images, 'test image')} at most. Shaded: 95 % for other images, paired (Bonett and Price).{cut}"
     )
     return finish(drawn, "hardware", "Accuracy under noise", caption, caption)

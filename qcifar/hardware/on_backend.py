@@ -85,7 +85,7 @@ def summary(state: State, count: int) -> str:
     return f"{count} jobs: {said}{failed}"
 
 
-def submit(it: Measurement, yes: bool, together: bool, ask=input) -> bool:
+def submit(it: Measurement, yes: bool, together: bool) -> bool:
     """Submit what is missing, after somebody agreed to its cost; whether all jobs are with the service.
 
     Raises:
@@ -100,7 +100,7 @@ def submit(it: Measurement, yes: bool, together: bool, ask=input) -> bool:
     print(cost(it, state))
     if not yes:
         try:
-            answer = ask("submit these jobs? [y/N] ")
+            answer = input("submit these jobs? [y/N] ")
         except EOFError:
             raise InputError("nobody to ask whether to submit: --yes agrees to the cost") from None
         if answer.strip().lower() not in ("y", "yes"):

@@ -42,7 +42,7 @@ def against(right: np.ndarray, reference: np.ndarray) -> dict:
     fixed, broken = (right & ~reference).sum(1), (~right & reference).sum(1)
     first = int(fixed[0]), int(fixed[0] + broken[0])
     return {
-        "difference": 100 * float((fixed - broken).mean()) / n,
+        "difference": 100 * float((fixed - broken).mean()) / n + 0.0,  # no -0
         "interval": [100 * end for end in paired_interval(fixed.mean(), broken.mean(), n)],
         "fixed": _number(fixed.mean()),
         "broken": _number(broken.mean()),

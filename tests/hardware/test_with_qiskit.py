@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pennylane as qml
 import pytest
@@ -225,6 +226,7 @@ def test_no_credentials(tmp_path):
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QISKIT_IBM")}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # or it looks for all fonts first
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no access to qiskit_ibm_runtime: AccountNotFoundError" in done.stderr and "save_account" in done.stderr
