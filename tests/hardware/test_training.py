@@ -13,7 +13,6 @@ from qcifar.hardware.noise import NoiseModel
 from qcifar.hardware.training import Sampled, SampledOnDevice, start_epoch
 from qcifar.quantum.layer import QuantumLayer
 from qcifar.streams import seed_torch
-from tests.helpers import slow
 from tests.helpers.scripts import Killed, assert_same, dying_after, prepare, run, stored
 
 NOISE = ("--quantum-noise", "depolarizing=0.05,readout=0.1", "--shots", "20")
@@ -88,13 +87,14 @@ def test_shots_on_a_device_are_repeatable_and_right():
         SampledOnDevice(circuit, "no.such", 2, 400, 3)
 
 
-@pytest.mark.parametrize("more", [(), *map(slow, (("--control", "product"), ("--control", "frozen")))])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--control", "product"), ("--control", "frozen")])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(more, tmp_path, monkeypatch):
-    """Inside phase B, and after its last step, where no step seeds what the validation draws."""
+    """Inside phase B, and after its last validation."""
     result, folder = run("head", tmp_path / "calm", *TINY, *NOISE, *more)
     assert result["quantum_device"] == "exact density matrices, noise readout=0.1,depolarizing=0.05, 20 shots"
     calm = folder
-    for saves in (5, 1):
+    for saves in (4, 1):
         monkeypatch.setattr(DLfunctions, "write_checkpoint", dying_after(saves))
         with pytest.raises(Killed):
             run("head", tmp_path / "killed", *TINY, *NOISE, *more, "--checkpoint-minutes", "0")
