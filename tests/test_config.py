@@ -43,7 +43,7 @@ EXPECTED = {
     } | DRAWN,
     HEAD: COMMON | QUANTUM | {
         "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared", "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh",
-        "DIFF_METHOD": "backprop",
+        "DIFF_METHOD": "backprop", "QUANTUM_NOISE": "none", "SHOTS": 0,
     } | DRAWN,
 }  # fmt: skip
 DEFAULTS = [(script, name) for script, constants in EXPECTED.items() for name in constants]
@@ -113,6 +113,8 @@ def test_each_constant_has_a_flag_that_changes_it_alone(script, name):
 
 def other_value(rule, default):
     """A legal value that is not the default."""
+    if rule.accepts("readout=0.1") and not rule.accepts("cpu"):
+        return "readout=0.1"
     if isinstance(default, (int, float)):
         return default / 2 if 0 < default < 1 else default + 2
     choices = rule.expected.removeprefix("one of ").split(", ") if rule.expected.startswith("one of") else ["cpu"]
@@ -215,6 +217,8 @@ REFUSED = [
         "DIFF_METHOD (--diff-method): expected backprop with QUANTUM_DEVICE fast, got adjoint",
     ),
     (HEAD, "--diff-method no", "DIFF_METHOD (--diff-method): expected one of backprop, adjoint, parameter-shift"),
+    (HEAD, "--quantum-noise readout=2", "QUANTUM_NOISE (--quantum-noise): expected none, or name=number with commas"),
+    (HEAD, "--shots -1", "SHOTS (--shots): expected a whole number of at least 0, got -1"),
 ]
 
 

@@ -63,7 +63,7 @@ class NoisyCircuit(nn.Module):
         self.confusions = [np.eye(2) if noise is None else noise.confusion(wire) for wire in wires]
         self.register_buffer("place", torch.zeros(1, dtype=dtype, device=device), persistent=False)
         self._constants = Constants(self.place.device, dtype)
-        self._refuse_too_large(density_bytes(self.n, COPIES, dtype), "one image")
+        refuse_too_wide(self.n, dtype, device)
 
     @classmethod
     def from_qiskit(cls, circuit, noise=None, inputs=(), weights=(), dtype=torch.float64, device="cpu"):
@@ -190,15 +190,22 @@ class NoisyCircuit(nn.Module):
         kept = images * middle + columns * end if learns else 0  # Pauli vectors and observables, for the way back
         needed = density_bytes(self.n, (chunk + columns) * COPIES + kept, self.place.dtype)
         if needed > 2**28:  # asking takes longer than a small circuit
-            self._refuse_too_large(needed, f"{images} images" + (f", {middle + end} steps to learn by" if kept else ""))
+            what = f"{images} images" + (f", {middle + end} steps to learn by" if kept else "")
+            _refuse_too_large(self.n, needed, what, self.place.device)
 
-    def _refuse_too_large(self, needed: int, what: str) -> None:
-        free = free_memory(self.place.device)
-        if free is not None and needed > free:
-            raise InputError(
-                f"exact noise on {self.n} qubits needs {needed:,} bytes ({what}), {free:,} are free; "
-                f"use fewer qubits or images at once, or a device with shots"
-            )
+
+def refuse_too_wide(n_qubits: int, dtype=torch.float64, device="cpu") -> None:
+    """Raise `InputError`, with the bytes, where not one image's density matrix fits into the memory."""
+    _refuse_too_large(n_qubits, density_bytes(n_qubits, COPIES, dtype), "one image", torch.device(device))
+
+
+def _refuse_too_large(n_qubits: int, needed: int, what: str, device: torch.device) -> None:
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"exact noise on {n_qubits} qubits needs {needed:,} bytes ({what}), {free:,} are free; "
+            f"use fewer qubits or images at once, or a device with shots"
+        )
 
 
 def _is_tensor(step) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pennylane as qml
 import torch
 
+from qcifar.compiler import NotCompilable
 from qcifar.compiler.record import IGNORED, pauli_words
 from qcifar.errors import InputError
 from qcifar.hardware.noise import Channel, NoiseModel
@@ -118,8 +119,9 @@ class Tape:
 def _words(measurement) -> list[tuple[float, dict[int, str]]]:
     try:
         return pauli_words(measurement, {wire: wire for wire in measurement.wires})
-    except Exception as reason:
-        raise InputError(f"{reason} has no noisy value here; expected qml.expval of Pauli words") from None
+    except NotCompilable as reason:
+        shown = " ".join(str(reason).split())
+        raise InputError(f"{shown} has no noisy value here; expected qml.expval of Pauli words") from None
 
 
 def lowered(op) -> Iterator[Step]:
@@ -153,7 +155,8 @@ def _rotations(op) -> Iterator[Step]:
     else:
         parts = [(op.hyperparameters.get("pauli_word", "Z" * len(op.wires)), 0, 1.0)]
     for word, number, factor in parts:
-        angle = torch.as_tensor(op.data[number])
+        angle = op.data[number]
+        angle = angle if isinstance(angle, torch.Tensor) else torch.tensor(angle, dtype=torch.float64)
         angle = angle.reshape(()) if angle.numel() == 1 else angle
         places = [place for place, letter in enumerate(word) if letter != "I"]
         if places:

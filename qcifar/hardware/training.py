@@ -14,7 +14,7 @@ from torch import nn
 
 from qcifar import distributed
 from qcifar.errors import InputError, describe
-from qcifar.hardware.engine import NoisyCircuit
+from qcifar.hardware.engine import NoisyCircuit, refuse_too_wide
 from qcifar.hardware.noise import NoiseModel
 from qcifar.quantum.layer import stack_values
 from qcifar.quantum.runner import OneByOne
@@ -96,7 +96,7 @@ class SampledOnDevice(Shots):
 
 
 def refuse_noise(cfg) -> None:
-    """Raise `InputError` where QUANTUM_NOISE and SHOTS do not fit QUANTUM_DEVICE and DIFF_METHOD."""
+    """Raise `InputError` where QUANTUM_NOISE and SHOTS do not fit QUANTUM_DEVICE, DIFF_METHOD or the memory."""
     if cfg.quantum_noise != "none" and cfg.quantum_device != "fast":
         raise InputError(
             f"QUANTUM_NOISE (--quantum-noise): expected none with QUANTUM_DEVICE {cfg.quantum_device}, got "
@@ -107,6 +107,8 @@ def refuse_noise(cfg) -> None:
             f"SHOTS (--shots): expected DIFF_METHOD parameter-shift with QUANTUM_DEVICE {cfg.quantum_device}, got "
             f"{cfg.diff_method}, which needs an exact simulator; use --diff-method parameter-shift"
         )
+    if (cfg.quantum_noise != "none" or cfg.shots) and cfg.quantum_device == "fast":
+        refuse_too_wide(cfg.n_qubits, torch.float32)
 
 
 def under_noise(runner: Callable, circuit: Callable, weight_shape: tuple[int, ...], cfg) -> Callable:

@@ -8,7 +8,7 @@ import torch
 from qcifar.errors import InputError, describe
 from qcifar.hardware.lower import WIDEST, Step, lowered
 from qcifar.hardware.noise import FromQiskit
-from qcifar.hardware.pauli import reversed_qubits, transfer_of
+from qcifar.hardware.pauli import reversed_qubits, words
 
 MISSING = "needs Qiskit; install it by: pip install -r requirements-hardware.txt"
 # name -> (Pauli word on the gate's qubits, number of its parameter, factor), the first rotation first
@@ -62,13 +62,14 @@ def _transfer_of_error(error) -> np.ndarray:
 
 
 def _from_superop(superop: np.ndarray) -> np.ndarray:
-    """Transfer matrix of Qiskit's superoperator, which acts on the columns of rho one below the other."""
+    """Transfer matrix of Qiskit's superoperator, which acts on the columns of rho one below the other.
+
+    It is taken as it is, also where a chip's calibration makes it slightly unphysical.
+    """
     size = round(len(superop) ** 0.5)
-    choi = superop.reshape([size] * 4)  # [column out, row out, column in, row in]
-    values, vectors = np.linalg.eigh(choi.transpose(3, 1, 2, 0).reshape(size**2, size**2))
-    kraus = [np.sqrt(value) * vector.reshape(size, size).T for value, vector in zip(values, vectors.T, strict=True)
-             if value > 1e-14]  # fmt: skip
-    return reversed_qubits(transfer_of(torch.from_numpy(np.array(kraus))).numpy())
+    paulis = words(size.bit_length() - 1).numpy()  # (4^k, 2^k, 2^k)
+    columns = paulis.transpose(0, 2, 1).reshape(len(paulis), -1)  # those of each word, one below the other
+    return reversed_qubits((columns.conj() @ superop @ columns.T).real / size)
 
 
 class _Gate:
@@ -138,7 +139,7 @@ class Transpiled:
         if values.shape[1] != len(self.columns):
             raise InputError(f"expected {len(self.columns)} parameters in all, got {values.shape[1]}")
         factors = np.array([row for row, _ in self.rows]).reshape(len(self.rows), len(self.columns))
-        constants = torch.tensor([constant for _, constant in self.rows]).to(values)
+        constants = torch.tensor([constant for _, constant in self.rows], dtype=torch.float64).to(values)
         angles = values @ torch.from_numpy(factors).to(values).T + constants
         moves = (factors[:, : self.n_inputs] != 0) & ~still.numpy()
         return angles, moves.any(1).tolist()

@@ -56,13 +56,20 @@ def test_the_channels_circuits_equal_default_mixed(kind, place):
 
 @pytest.mark.parametrize("seed", [*range(6), *map(slow, range(6, 40))])
 def test_random_circuits_equal_default_mixed(seed):
-    """Pauli words of all letters and gates of PennyLane, three-qubit ones taken apart, without readout errors."""
+    """Pauli words of all letters and gates of PennyLane, three-qubit ones taken apart, without readout errors.
+
+    default.mixed computes some gates in float32 (RZ by a tensor without a batch, and what it decomposes into that):
+    where it differs from default.qubit without noise, as much is allowed with it.
+    """
     circuit, n = random_circuit(seed)
     if n > 5:
         pytest.skip("default.mixed would take minutes")
     given = arguments(n, (2, 3), images=3, seed=seed)
+    pure = on_default_mixed(circuit, n, given, device="default.qubit")
+    assert worst(NoisyCircuit(circuit, n)(*given), pure) < EXACT
+    allowed = EXACT + 3 * worst(on_default_mixed(circuit, n, given), pure)
     noisy = NoisyCircuit(circuit, n, NoiseModel.uniform(**STRENGTHS))
-    assert worst(noisy(*given), on_default_mixed(circuit, n, given, STRENGTHS)) < EXACT
+    assert worst(noisy(*given), on_default_mixed(circuit, n, given, STRENGTHS)) < allowed < 1e-6
 
 
 @pytest.mark.parametrize("name", ["depolarizing", "amplitude_damping", "phase_damping"])
@@ -185,7 +192,7 @@ def test_memory_is_counted_and_refused_in_bytes(monkeypatch):
         (lambda x: [qml.probs(wires=0)], "has no noisy value here; expected qml.expval of Pauli words"),
         (lambda x: [qml.expval(qml.Hermitian(qml.matrix(qml.X(0)), wires=0))], "has no noisy value here"),
         (lambda x: [qml.expval(qml.Z(7))], "uses wires .7.; expected 0 to 1"),
-        (lambda x: qml.measure(0) and [qml.expval(qml.Z(0))], "has no noisy form here"),
+        (lambda x: [qml.measure(0), qml.expval(qml.Z(0))][1:], "has no noisy form here"),
     ],
 )
 def test_what_has_no_noisy_form_is_named_in_one_line(circuit, expected):

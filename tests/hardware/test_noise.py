@@ -1,5 +1,7 @@
 """Noise models: as text, uniform, and PennyLane's."""
 
+import math
+
 import pennylane as qml
 import pytest
 import torch
@@ -61,7 +63,9 @@ def test_readout_channels_of_a_model_of_pennylane():
     )
 
     def alone(inputs, weights):
-        circuit(inputs, weights)
+        qml.RX(inputs[:, 0], wires=0)
+        qml.Rot(*weights, wires=1)
+        qml.CNOT(wires=[1, 0])
         return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1))]
 
     assert differs(alone, model, by_add_noise(alone, model)) < 1e-10
@@ -77,12 +81,10 @@ def test_gates_that_a_model_does_not_name_are_taken_apart_until_it_does():
         qml.RX(inputs[:, 0], wires=0)
         qml.RY(inputs[:, 1], wires=1)
         qml.CNOT(wires=[0, 1])  # of none of these: whole, and without noise
-        qml.RZ(weights[0], wires=0)
-        qml.RY(weights[1], wires=0)
-        qml.RZ(weights[2], wires=0)
-        for part in qml.Hadamard.compute_decomposition(1):
-            for gate in [part] if part.name == "RX" else part.decomposition():
-                qml.apply(gate)
+        for gate, angle in zip((qml.RZ, qml.RY, qml.RZ), weights.tolist(), strict=True):
+            gate(angle, wires=0)  # as numbers: default.mixed computes RZ by a tensor in float32
+        for gate in (qml.RZ, qml.RX, qml.RZ):  # the Hadamard
+            gate(math.pi / 2, wires=1)
         return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1)), qml.expval(qml.Z(0) @ qml.Z(1))]
 
     assert differs(circuit, model, by_add_noise(apart, model)) < 1e-10

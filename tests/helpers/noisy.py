@@ -19,7 +19,7 @@ def taken_apart(operations):
             yield op
 
 
-def on_default_mixed(circuit, n, arguments, strengths=None, readout=0.0, probabilities=False):
+def on_default_mixed(circuit, n, arguments, strengths=None, readout=0.0, probabilities=False, device="default.mixed"):
     """Values (B, outputs), or probabilities (B, 2^n), with channels after each gate on each of its qubits.
 
     Args:
@@ -37,8 +37,7 @@ def on_default_mixed(circuit, n, arguments, strengths=None, readout=0.0, probabi
     operations += [qml.BitFlip(readout, wires=wire) for wire in range(n) if readout]
     measurements = [qml.probs(wires=range(n))] if probabilities else tape.measurements
     noisy = qml.tape.QuantumScript(operations, measurements)
-    device = qml.device("default.mixed", wires=n)
-    values = qml.execute([noisy], device, diff_method="backprop", interface="torch")[0]
+    values = qml.execute([noisy], qml.device(device, wires=n), diff_method="backprop", interface="torch")[0]
     images = len(arguments[0])
     if probabilities:
         return torch.as_tensor(values).real.double().expand(images, -1)
