@@ -358,22 +358,11 @@ def test_help_of_the_scripts(script, capsys):
         assert flag_of(name) in shown and "".join(comment.split()) in shown
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "benchmarks.training",
-        "benchmarks.quantum",
-        "benchmarks.profile_step",
-        "benchmarks.simulate_statistics",
-        "audit_circuits",
-        "compare_runs",
-        "evaluate_hardware",
-        "export_circuit",
-        "export_head",
-        "predict",
-        "sweep",
-    ],
-)
+VERBS = "audit_circuits compare_runs evaluate_hardware export_circuit export_head predict sweep".split()
+BENCHMARKS = [f"benchmarks.{name}" for name in "training quantum profile_step simulate_statistics".split()]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS + VERBS)
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)
     settings = settings_from_constants(vars(module), [], getattr(module, "own_rules", None))

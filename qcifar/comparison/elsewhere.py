@@ -27,17 +27,13 @@ class Found:
 
     @property
     def sweeps(self) -> dict[str, list[dict]]:
-        """Sweep -> its entries on the largest number of images, by strength."""
+        """Names of the channels -> entries under these on the largest number of images, by strength."""
         swept = [entry for entry in self.content["entries"] if entry["sweep"]]
-        images = max((entry["images"] for entry in swept), default=0)
-        names = dict.fromkeys(entry["sweep"] for entry in swept if entry["images"] == images)
-        return {
-            name: sorted(
-                (entry for entry in swept if (entry["sweep"], entry["images"]) == (name, images)),
-                key=lambda entry: entry["strength"],
-            )
-            for name in names
-        }
+        images, found = max((entry["images"] for entry in swept), default=0), {}
+        for entry in sorted(swept, key=lambda entry: entry["strength"]):
+            if entry["images"] == images:
+                found.setdefault("+".join(entry["channels"] or [entry["sweep"]]), []).append(entry)
+        return found
 
 
 def find(series: list[Series]) -> tuple[list[Found], list[str]]:
@@ -112,7 +108,7 @@ def sentences(found: list[Found]) -> list[str]:
 
 
 def figure(found: list[Found]) -> Drawn | None:
-    """Paired difference from the ideal circuits against the strength of noise, one panel for each sweep."""
+    """Paired difference from the ideal circuits against the strength of noise, one panel for each kind of noise."""
     names = list(dict.fromkeys(name for one in found for name in one.sweeps))
     if not names:
         return None
@@ -129,6 +125,7 @@ def figure(found: list[Found]) -> Drawn | None:
             ax.axhline(0, color=INK, linewidth=0.9)
             if min(strengths) > 0:
                 ax.set_xscale("log")
+                ax.xaxis.set_major_formatter(lambda value, place: f"{value:g}")  # math is text in these figures
         ax.legend(fontsize=6.5)
     name_axes(drawn, "strength of the noise", "top-1 minus ideal (points)")
     images = max(rows[0]["images"] for one in found for rows in one.sweeps.values())
