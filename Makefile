@@ -5,6 +5,7 @@
 #                 each of two processes, so about 3 minutes on 2 idle cores
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once
+# make hardware   installs requirements-hardware.txt (Qiskit, Aer, IBM's runtime) and runs the tests that need it
 # make cpu        .venv with torch's CPU build, before any of the above: without CUDA's libraries (4 GB)
 # Each creates .venv on first use (5.2 GB), with uv where there is one, else with pip. In an active conda environment
 # that has the packages, they use that one.
@@ -18,7 +19,7 @@ CPU_BUILDS := https://download.pytorch.org/whl/cpu
 SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthetic).toml
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
-.PHONY: cpu demo study test test-slow test-all lint requirements clean
+.PHONY: cpu demo study test test-slow test-all hardware lint requirements clean
 .NOTPARALLEL:  # the tests use both cores of a small machine already, and some have a time limit
 
 demo: $(READY)
@@ -37,9 +38,12 @@ test: $(READY)
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow and not hardware"
 
 test-all: test test-slow
+
+hardware: $(BIN)/hardware-installed
+	$(PY) -m pytest -m hardware tests/hardware
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -52,6 +56,14 @@ lint: $(READY)
 		uv venv --python $(PYTHON) .venv && uv pip install --python $(PY) -r requirements.txt; \
 	else \
 		$(PYTHON) -m venv .venv && $(PY) -m pip install --disable-pip-version-check -r requirements.txt; \
+	fi
+	touch $@
+
+$(BIN)/hardware-installed: requirements-hardware.txt $(READY)
+	if command -v uv >/dev/null; then \
+		uv pip install --python $(PY) -r requirements-hardware.txt; \
+	else \
+		$(PY) -m pip install --disable-pip-version-check -r requirements-hardware.txt; \
 	fi
 	touch $@
 

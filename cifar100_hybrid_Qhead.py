@@ -24,13 +24,14 @@ from torch import nn
 
 from DLfunctions import evaluate, train_model
 from qcifar.audit import three_lines
-from qcifar.config import one_of, own, real, settings_from_constants, text, whole
+from qcifar.config import noise, one_of, own, real, settings_from_constants, text, whole
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.folder import open_run
 from qcifar.experiment.models import build_network, split_head
 from qcifar.experiment.recipe import Prepared, load_parts, make_loaders, make_optimizer, make_schedule, place
 from qcifar.experiment.result import report
+from qcifar.hardware.training import refuse_noise, start_epoch, under_noise
 from qcifar.quantum import controls
 from qcifar.quantum.checks import check_layer, circuit_fingerprint
 from qcifar.quantum.dependence import branch_dependence, branch_share, match_gain
@@ -79,6 +80,8 @@ SCHEDULE = "shared"  # shared: one OneCycle; per_phase: as published, a new opti
 ALPHA_START = 0.1  # alpha at the start of phase B; published: 0.5
 ANGLE_SCALING = "tanh"  # tanh bounds the angles by pi; none leaves them unbounded as published
 DIFF_METHOD = "backprop"  # fast has no other; a PennyLane device: backprop, adjoint, parameter-shift or best
+QUANTUM_NOISE = "none"  # none, or strengths such as depolarizing=0.01,readout=0.02: see docs/noise.md
+SHOTS = 0  # measurements of each image in training and evaluation; 0 = exact expectation values
 CIRCUIT_SEED = 0  # of the weights that CONTROL frozen draws
 PLANT = 0.05  # CONTROL planted: probability that the branch names the true class
 
@@ -106,6 +109,8 @@ own_rules = {  # what constants may be that only this experiment has, and their 
     "ALPHA_START": own(0.1, real(0, 1, open_low=True, open_high=True)),
     "ANGLE_SCALING": own("tanh", one_of("tanh", "none")),
     "DIFF_METHOD": own("backprop", one_of("backprop", "adjoint", "parameter-shift", "best")),
+    "QUANTUM_NOISE": own("none", noise()),
+    "SHOTS": own(0, whole(0)),
     "CIRCUIT_SEED": own(0, whole(0, 2**32 - 1)),
     "PLANT": own(0.05, real(0, 1, open_low=True)),
 }
@@ -197,6 +202,7 @@ def make_branch(cfg, control, head, circuit, weight_shape):
     if control == "product":
         circuit = controls.without_entanglers(circuit)
     runner = make_runner(circuit, cfg.quantum_device, cfg.n_qubits, weight_shape, cfg.diff_method, cfg.batch_size)
+    runner = under_noise(runner, circuit, weight_shape, cfg)
     with torch_stream(cfg.seed, "quantum"):  # the same draws for all controls
         weights = 2 * math.pi * torch.rand(weight_shape)  # radians
         layer = QuantumLayer(runner, weights)
@@ -224,6 +230,7 @@ def prepare(cfg):
         )
     refuse_other_method(cfg.quantum_device, cfg.diff_method)
     controls.refuse_unused(cfg)
+    refuse_noise(cfg)
     device, precision = set_up_torch(cfg.device, cfg.precision)
     parts = load_parts(cfg, device)
     circuit, weight_shape = make_circuit(cfg.n_qubits, cfg.n_layers)
@@ -270,10 +277,12 @@ def with_branch(it, cfg, circuit, weight_shape):
     if cfg.control != "quantum":
         learning = sum(weight.numel() for weight in layer.parameters()) if layer is not None else 0
         it.run.note(f"CONTROL {cfg.control}: {learning} weights learn in the circuit's place")
-        twin = make_branch(cfg, "quantum", model.classifier, circuit, weight_shape).to(device)
+        twin = make_branch(cfg, "quantum", model.classifier, circuit, weight_shape).to(device).eval()
 
     def on_epoch_start(epoch):
         model.start_epoch(epoch, cfg.epochs_warmup, cfg.alpha_start)
+        for part in (model, twin) if twin is not None else (model,):
+            start_epoch(part, epoch)
         if epoch == cfg.epochs_warmup and twin is not None:
             match_gain(model, twin, it.train_loader, epoch, cfg.plant)
 

@@ -75,6 +75,46 @@ def own(standard: Any, rule: Rule, *, changes_recipe: bool = False) -> Rule:
     return rule._replace(standard=standard, changes_recipe=changes_recipe)
 
 
+NOISE = ("depolarizing", "two_qubit_depolarizing", "amplitude_damping", "phase_damping", "readout")
+
+
+def noise_strengths(given: str) -> dict[str, float]:
+    """`depolarizing=0.01,readout=0.02` -> {"depolarizing": 0.01, "readout": 0.02}; "none" -> {}.
+
+    Raises:
+        ValueError: it is nothing like that, in words.
+    """
+    strengths: dict[str, float] = {}
+    for part in () if given.strip() == "none" else given.split(","):
+        name, _, value = (text.strip() for text in part.partition("="))
+        if name not in NOISE:
+            near = difflib.get_close_matches(name, NOISE, n=1)
+            raise ValueError(f"unknown noise {name!r}; " + (f"did you mean {near[0]}?" if near else _NOISE_FORM))
+        try:
+            strength = float(value)
+        except ValueError:
+            strength = math.nan
+        if not 0 <= strength <= 1:
+            raise ValueError(f"expected {name}=<number from 0 to 1>, got {value!r}")
+        if name in strengths:
+            raise ValueError(f"{name} is given twice")
+        strengths[name] = strength
+    return strengths
+
+
+_NOISE_FORM = f"none, or name=number with commas between them, of {', '.join(NOISE)}"
+
+
+def noise() -> Rule:
+    def accepts(v):
+        try:
+            return isinstance(v, str) and bool(noise_strengths(v)) == (v != "none")
+        except ValueError:
+            return False
+
+    return Rule(str, accepts, _NOISE_FORM + ", from 0 to 1")
+
+
 SWITCH = Rule(bool, lambda v: isinstance(v, bool), "True or False")
 
 # The constants of the baseline, which every experiment has.

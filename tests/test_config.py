@@ -40,7 +40,7 @@ EXPECTED = {
     } | DRAWN,
     HEAD: COMMON | QUANTUM | {
         "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared", "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh",
-        "DIFF_METHOD": "backprop",
+        "DIFF_METHOD": "backprop", "QUANTUM_NOISE": "none", "SHOTS": 0,
     } | DRAWN,
 }  # fmt: skip
 DEFAULTS = [(script, name) for script, constants in EXPECTED.items() for name in constants]
@@ -110,6 +110,8 @@ def test_each_constant_has_a_flag_that_changes_it_alone(script, name):
 
 def other_value(rule, default):
     """A legal value that is not the default."""
+    if rule.accepts("readout=0.1") and not rule.accepts("cpu"):
+        return "readout=0.1"
     if isinstance(default, (int, float)):
         return default / 2 if 0 < default < 1 else default + 2
     choices = rule.expected.removeprefix("one of ").split(", ") if rule.expected.startswith("one of") else ["cpu"]
@@ -212,6 +214,8 @@ REFUSED = [
         "DIFF_METHOD (--diff-method): expected backprop with QUANTUM_DEVICE fast, got adjoint",
     ),
     (HEAD, "--diff-method no", "DIFF_METHOD (--diff-method): expected one of backprop, adjoint, parameter-shift"),
+    (HEAD, "--quantum-noise readout=2", "QUANTUM_NOISE (--quantum-noise): expected none, or name=number with commas"),
+    (HEAD, "--shots -1", "SHOTS (--shots): expected a whole number of at least 0, got -1"),
 ]
 
 
@@ -351,20 +355,11 @@ def test_help_of_the_scripts(script, capsys):
         assert flag_of(name) in shown and "".join(comment.split()) in shown
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "benchmarks.training",
-        "benchmarks.quantum",
-        "benchmarks.profile_step",
-        "benchmarks.simulate_statistics",
-        "audit_circuits",
-        "compare_runs",
-        "export_head",
-        "predict",
-        "sweep",
-    ],
-)
+VERBS = "audit_circuits compare_runs evaluate_hardware export_circuit export_head predict sweep".split()
+BENCHMARKS = [f"benchmarks.{name}" for name in "training quantum profile_step simulate_statistics".split()]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS + VERBS)
 def test_verbs_and_benchmarks_have_a_rule_for_each_constant(name):
     module = importlib.import_module(name)
     settings = settings_from_constants(vars(module), [], getattr(module, "own_rules", None))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qcifar.comparison import content, curves, latex, pictures, plots, words
+from qcifar.comparison import content, curves, elsewhere, latex, pictures, plots, words
 from qcifar.comparison.figures import MOST_PANELS, Drawn, finish, look
 from qcifar.comparison.outcomes import CIFAR_100, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.runs import Report
@@ -14,7 +14,8 @@ from qcifar.files import write_whole
 TEMPLATE = "report.html.j2"
 SECTIONS = (  # id, what the link to it says
     ("verdicts", "Verdicts"), ("planned", "As planned?"), ("differences", "Differences"), ("training", "Training"),
-    ("classes", "Classes"), ("images", "Images"), ("circuits", "Circuits"), ("recipe", "Recipe"), ("plan", "Plan"),
+    ("classes", "Classes"), ("images", "Images"), ("circuits", "Circuits"),
+    ("hardware", "Shots, noise, devices"), ("recipe", "Recipe"), ("plan", "Plan"),
     ("left-out", "Left out"), ("secondary", "Secondary outcomes"), ("limits", "What this does not show"),
 )  # fmt: skip
 
@@ -32,12 +33,15 @@ def write_report(report: Report, folder: Path) -> None:
     pairs = pairs_of(report, series)
     with look():
         figures = draw(report, series, pairs)
+        found = elsewhere.find(series)
+        noisy = elsewhere.figure(found[0])
+        figures |= {noisy.name: noisy} if noisy else {}
         circuits = [_circuit(k, circuit) for k, circuit in enumerate(report.circuits, 1)]
     for drawn in (*figures.values(), *circuits):
         _write(folder / "figures" / f"{drawn.name}.svg", drawn.svg.encode())
         _write(folder / "figures" / f"{drawn.name}.pdf", drawn.pdf)
     _write(folder / "summary.tex", latex.table(pairs, report.summary["made"]).encode())
-    _write(folder / "index.html", page(report, series, pairs, figures, circuits).encode())
+    _write(folder / "index.html", page(report, series, pairs, figures, circuits, found).encode())
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -78,9 +82,14 @@ def _circuit(k: int, circuit) -> Drawn:
 
 
 def page(
-    report: Report, series: list[Series], pairs: list[Pair], figures: dict[str, Drawn], circuits: list[Drawn]
+    report: Report,
+    series: list[Series],
+    pairs: list[Pair],
+    figures: dict[str, Drawn],
+    circuits: list[Drawn],
+    hardware: tuple[list[elsewhere.Found], list[str]],
 ) -> str:
-    """index.html as text."""
+    """index.html as text; `hardware` as `elsewhere.find` gives it."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -103,6 +112,8 @@ def page(
         plan_words=content.plan_words(report),
         figures=figures,
         circuits=circuits,
+        hardware=elsewhere.table(hardware[0]),
+        hardware_words=[*elsewhere.sentences(hardware[0]), *hardware[1]],
         numbers=content.numbers(pairs),
         mcnemar=content.mcnemar(pairs),
         runs=content.runs(series),

@@ -122,7 +122,7 @@ class _Found:
         if len(wires) > MAX_QUBITS:
             raise NotCompilable(f"{len(wires)} wires, more than {MAX_QUBITS},")
         self.place = {wire: k for k, wire in enumerate(wires)}
-        self.observables = [_pauli_words(measurement, self.place) for measurement in self.call.measurements]
+        self.observables = [pauli_words(measurement, self.place) for measurement in self.call.measurements]
         graphs = _without_filling(graph, probes), _without_filling(twin, more)
         if self.call.structure() != other.structure():
             raise NotCompilable("gates that change with the size of the batch")
@@ -233,7 +233,12 @@ def _flatten(operations, gates, parameters) -> None:
             raise NotCompilable(f"the operation {op.name}")
 
 
-def _pauli_words(measurement, place) -> list[tuple[float, dict[int, str]]]:
+def pauli_words(measurement, place) -> list[tuple[float, dict[int, str]]]:
+    """An expectation value as [(coefficient, wire -> X, Y or Z)], with wires numbered by `place`.
+
+    Raises:
+        NotCompilable: it is none of Pauli words and sums of them, or its coefficients follow from the arguments.
+    """
     sentence = getattr(getattr(measurement, "obs", None), "pauli_rep", None)
     if not isinstance(measurement, qml.measurements.ExpectationMP) or sentence is None:
         raise NotCompilable(f"the measurement {measurement}")

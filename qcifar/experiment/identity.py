@@ -17,6 +17,8 @@ from qcifar.experiment.weights import weights_fingerprint
 
 # Constants that may change between a start and a restart: they cannot change a number.
 NEUTRAL = {"RUN_DIR", "DATA_DIR", "CHECKPOINT_MINUTES", "RESUME", "ACCEPT_CODE", "DEVICE", "PRECISION"}
+# Constants with the value at which they do nothing, as if the experiment did not have them.
+WITHOUT_EFFECT = {"QUANTUM_NOISE": "none", "SHOTS": 0}
 REMEDIES = {
     "threads": " (OMP_NUM_THREADS={} gives it the same number)",
     "instructions": " (a processor with {} continues it)",
@@ -47,6 +49,9 @@ def identity_of(cfg, device: torch.device, precision: str, parts) -> dict:
         identity.pop("SYNC_BATCHNORM")  # has no effect there
     if not cfg.cuda_graphs:
         identity.pop("CUDA_GRAPHS")  # has no effect
+    for name, nothing in WITHOUT_EFFECT.items():
+        if identity.get(name) == nothing:
+            identity.pop(name)
     identity |= {"dataset_fingerprint": parts.data.fingerprint, "split_fingerprint": parts.split.fingerprint}
     identity |= {"augmentation": repr(Augmentation(cfg.img_size))}
     identity |= {name: version(name) for name in ("torch", "torchvision", "pennylane", "numpy", "scikit-learn")}

@@ -23,8 +23,14 @@ SIGNIFICANT_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}  # of a weight as convolu
 
 def refuse_unused(cfg) -> None:
     """Raise `InputError` for a constant that was changed and has no effect with this CONTROL."""
-    for name, standard, users in (("plant", 0.05, ("planted",)), ("circuit_seed", 0, ("frozen", "fourier"))):
-        if getattr(cfg, name) != standard and cfg.control not in users:
+    with_circuit = ("quantum", "product", "frozen")
+    for name, standard, users in (
+        ("plant", 0.05, ("planted",)),
+        ("circuit_seed", 0, ("frozen", "fourier")),
+        ("quantum_noise", "none", with_circuit),  # of the head alone
+        ("shots", 0, with_circuit),
+    ):
+        if getattr(cfg, name, standard) != standard and cfg.control not in users:
             raise InputError(
                 f"{name.upper()} (--{name.replace('_', '-')}): has an effect with CONTROL {' or '.join(users)} only, "
                 f"got {getattr(cfg, name)} with {cfg.control}"

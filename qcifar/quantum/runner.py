@@ -154,9 +154,14 @@ def _compiled(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | 
 
 
 def runs_on(*runners: Callable) -> str:
-    """What really runs these circuits: "fast" or names of PennyLane devices."""
-    names = ["fast" if isinstance(one, CompiledCircuit) else getattr(one, "qnode", one).device.name for one in runners]
-    return ", ".join(dict.fromkeys(names))
+    """What really runs these circuits: "fast", names of PennyLane devices, or what a runner says in `ran_on`."""
+    return ", ".join(dict.fromkeys(map(_runs_on, runners)))
+
+
+def _runs_on(runner: Callable) -> str:
+    if isinstance(runner, CompiledCircuit):
+        return "fast"
+    return getattr(runner, "ran_on", None) or getattr(runner, "qnode", runner).device.name
 
 
 def refuse_other_method(device_name: str, diff_method: str | None) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tests.helpers import ROOT
 
+QUICK = "not slow and not hardware"  # marks, see pyproject.toml
+
 
 def halves() -> tuple[list[Path], list[Path]]:
     """The files of tests/, and those of its folders."""
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="tests-") as folder:
         running = []
         for name, files in zip(("first", "second"), halves(), strict=True):
-            command = [sys.executable, "-m", "pytest", "-m", "not slow", f"--basetemp={folder}/{name}", *argv]
+            command = [sys.executable, "-m", "pytest", "-m", QUICK, f"--basetemp={folder}/{name}", *argv]
             with open(f"{folder}/{name}.txt", "w") as said:
                 running.append(subprocess.Popen([*command, *files], cwd=ROOT, stdout=said, stderr=subprocess.STDOUT))
         statuses = []

@@ -34,6 +34,7 @@ OWN = {  # constants that only the experiment has, at their standard values
         "CONTROL": "quantum",
         "N_QUBITS": 4, "QUANTUM_DEVICE": "fast", "N_LAYERS": 2, "EPOCHS_WARMUP": 5, "SCHEDULE": "shared",
         "ALPHA_START": 0.1, "ANGLE_SCALING": "tanh", "DIFF_METHOD": "backprop",
+        "QUANTUM_NOISE": "none", "SHOTS": 0,
         "CIRCUIT_SEED": 0, "PLANT": 0.05,
     },
 }  # fmt: skip

@@ -1,0 +1,134 @@
+"""Mode 5 of `evaluate_hardware.py`: a real machine. First the cost, then jobs, then the scores."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qcifar.errors import InputError
+from qcifar.files import read_json, read_npz, write_json, write_npz, write_whole
+from qcifar.hardware.evaluate import Evaluation, values_from
+from qcifar.hardware.gates import portable
+from qcifar.hardware.jobs import Jobs, State, key_of
+from qcifar.hardware.qasm import qasm
+from qcifar.hardware.service import Prepared, Runtime, load_circuits, save_circuits
+
+PAUSE = 10.0  # seconds between two questions whether jobs are done
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured where, with its folder: jobs, circuits as they were submitted, their angles."""
+
+    jobs: Jobs
+    runtime: Runtime
+    details: list[dict]  # of each circuit, see `with_qiskit.transpiled`
+
+
+def open_measurement(
+    ev: Evaluation, runtime: Runtime, folder: Path, checkpoint: str, shots: int, images_per_job: int
+) -> Measurement:
+    """The measurement of these circuits, images and shots on this backend; begun, or as it was left.
+
+    The circuits are transpiled once and kept, and so are the angles: one that goes on elsewhere sends the same ones.
+
+    Args:
+        folder: where measurements lie; each has a folder of its own there.
+        checkpoint: hash of the run's weights.
+    """
+    there = [portable(circuit.function, circuit.n_qubits) for circuit in ev.hybrid.circuits]
+    values = [one.values(circuit.angles) for one, circuit in zip(there, ev.hybrid.circuits, strict=True)]
+    plan = {
+        "service": runtime.module.__name__, "backend": runtime.name, "shots": shots,
+        "images": len(ev.hybrid.labels), "images_per_job": images_per_job,
+        "outcomes": [2**one.n_qubits for one in there],
+        "circuits": [hashlib.sha256(qasm(one, 3).encode()).hexdigest()[:12] for one in there],
+        "checkpoint": checkpoint,
+    }  # fmt: skip
+    jobs = Jobs(folder / key_of(plan), plan)
+    circuits, inputs = jobs.folder / "circuits.qpy", jobs.folder / "angles.npz"
+    if not circuits.exists():
+        made, details = zip(*(runtime.transpiled(one) for one in there), strict=True)
+        write_json(jobs.folder / "transpiled.json", {"circuits": list(details)})
+        write_npz(inputs, **{f"circuit_{k}": one for k, one in enumerate(values)})
+        write_whole(circuits, lambda file: file.write(save_circuits(list(made))))
+    jobs.begin()
+    made, details = load_circuits(circuits.read_bytes()), read_json(jobs.folder / "transpiled.json")["circuits"]
+    kept = read_npz(inputs, tuple(f"circuit_{k}" for k in range(len(there))))
+    runtime.circuits = tuple(
+        Prepared(one, circuit, kept[f"circuit_{k}"]) for k, (one, circuit) in enumerate(zip(there, made, strict=True))
+    )
+    return Measurement(jobs, runtime, details)
+
+
+def cost(it: Measurement, state: State) -> str:
+    """What submitting the jobs that are not with the service takes, in one line."""
+    plan, missing = it.jobs.plan, [*state.unknown, *state.not_submitted]
+    executions = sum(job.last - job.first for job in missing) * plan["shots"]
+    return (
+        f"{plan['backend']}: {plan['images']:,} images, {len(plan['outcomes'])} circuit(s), {plan['shots']:,} shots; "
+        f"to submit: {len(missing)} of {len(it.jobs.all)} jobs, {executions:,} executions, at least "
+        f"{it.runtime.least_seconds(executions):,.0f} s of QPU time"
+    )
+
+
+def summary(state: State, count: int) -> str:
+    """Where the jobs stand, in one line."""
+    parts = {
+        "finished": state.finished, "with the service": state.submitted, "submitted or not": state.unknown,
+        "not submitted": state.not_submitted,
+    }  # fmt: skip
+    said = ", ".join(f"{len(jobs)} {name}" for name, jobs in parts.items() if jobs)
+    failed = "".join(f"; job {number + 1} failed before: {why}" for number, why in sorted(state.reasons.items()))
+    return f"{count} jobs: {said}{failed}"
+
+
+def submit(it: Measurement, yes: bool, together: bool) -> bool:
+    """Submit what is missing, after somebody agreed to its cost; whether all jobs are with the service.
+
+    Raises:
+        InputError: nobody can be asked.
+    """
+    if it.jobs.state().unknown:
+        found = it.jobs.recover(it.runtime)
+        print(f"found by their tags: {found} job(s) whose ids were lost")
+    state = it.jobs.state()
+    if not state.unknown and not state.not_submitted:
+        return True
+    print(cost(it, state))
+    if not yes:
+        try:
+            answer = input("submit these jobs? [y/N] ")
+        except EOFError:
+            raise InputError("nobody to ask whether to submit: --yes agrees to the cost") from None
+        if answer.strip().lower() not in ("y", "yes"):
+            print("nothing submitted")
+            return False
+    with it.runtime.batch(together):
+        it.jobs.submit(it.runtime)
+    return True
+
+
+def poll(it: Measurement, minutes: float) -> State:
+    """Take in what is done, until nothing is left to wait for or the time is over."""
+    end = time.monotonic() + 60 * minutes
+    while True:
+        state = it.jobs.poll(it.runtime)
+        if not state.submitted or time.monotonic() >= end:
+            return state
+        time.sleep(min(PAUSE, max(0.0, end - time.monotonic())))
+
+
+def entry_of(ev: Evaluation, it: Measurement) -> dict:
+    """The entry of results.json, when all jobs are finished."""
+    counts = it.jobs.counts()
+    shots = it.jobs.plan["shots"]
+    values = [
+        values_from(circuit, torch.from_numpy(one / shots))
+        for circuit, one in zip(ev.hybrid.circuits, counts, strict=True)
+    ]
+    details = [{"circuit": c.name, **d} for c, d in zip(ev.hybrid.circuits, it.details, strict=True)]
+    made = ev.entry("backend", it.runtime.name, shots, [values], details=details, jobs=it.jobs.ids())
+    return {**made, "sampling_seed": None, "service": it.jobs.plan["service"]}

@@ -1,0 +1,110 @@
+"""The section of the report on what `evaluate_hardware.py` found: its table, its figure, and files that are damaged."""
+
+import json
+
+import pytest
+
+from qcifar.comparison import elsewhere
+from qcifar.comparison.figures import look
+from qcifar.comparison.page import write_report
+from qcifar.comparison.series import series_of
+from tests.helpers.made_report import make_report, write_runs
+from tests.helpers.made_runs import HEAD
+
+
+def scores(difference, mitigated=False):
+    against = {
+        "difference": difference,
+        "interval": [difference - 0.2, difference + 0.2],
+        "fixed": 1,
+        "broken": 2.5,
+        "p": 1,
+    }
+    return {
+        "top1": 0.8 + difference / 100, "interval": [0.79, 0.81], "top1_repeats": [0.8], "standard_error": None,
+        "against_ideal": against, "against_baseline": None if mitigated else against, "rms_values": 0.01,
+        "rms_logits": 0.002, "rms_logits_ideal": 0.1,
+    }  # fmt: skip
+
+
+def entry(mode, setting, difference, **more):
+    made = {"mode": mode, "setting": setting, "images": 200, "shots": 0, "sampling_seed": None, "sweep": None}
+    return made | {"strength": None, "channels": None, "mitigated": {}, "scores": scores(difference)} | more
+
+
+def content(best_epoch):
+    chip = {
+        "circuit": "head_circuit", "backend": "fake_torino", "depth": 51, "depth_before": 14, "two_qubit_gates": 14,
+        "two_qubit_gates_before": 8, "seeds": 10, "seed": 2, "qiskit": "2.3.0", "layout": [61, 62, 54, 60],
+    }  # fmt: skip
+    sweep = "depolarizing=0.01/0.1"
+    swept = [
+        entry("noise", f"depolarizing={s}", d, sweep=sweep, strength=s, mitigated={"rescaled": scores(0.0, True)})
+        for s, d in ((0.1, -0.5), (0.01, -0.1))
+    ]
+    rows = [entry("ideal", "no noise", 0.0), *swept, entry("fake", "FakeTorino", -0.3, details=[chip])]
+    ends = {f"{sweep}, 200 images": {"strength": 0.03, "why": "between 0.01 and 0.1"}}
+    return {"best_epoch": best_epoch, "entries": rows, "ends": ends}
+
+
+@pytest.fixture
+def series(tmp_path):
+    write_runs(tmp_path, seeds=1)
+    return series_of(make_report(tmp_path))
+
+
+def write(series, found=None):
+    """Results in the folder of the head's run; returns their file."""
+    (run,) = [run for one in series for run in one.group.runs if run.experiment == HEAD]
+    path = run.folder / elsewhere.FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps(found or content(run.result["best_epoch"])))
+    return path
+
+
+def test_table_sentences_and_figure(series):
+    write(series)
+    found, trouble = elsewhere.find(series)
+    assert trouble == [] and len(found) == 1
+    table = elsewhere.table(found)
+    assert [row[1] for row in table["rows"]] == [
+        "ideal: no noise", "noise: depolarizing=0.1", "noise: depolarizing=0.1", "noise: depolarizing=0.01",
+        "noise: depolarizing=0.01", "fake chip: FakeTorino",
+    ]  # fmt: skip
+    assert [row[2] for row in table["rows"]] == ["–", "–", "rescaled", "–", "rescaled", "–"]
+    assert all(len(row) == len(table["head"]) for row in table["rows"])
+    assert table["rows"][1][5] == "79.50" and table["rows"][1][8] == "−0.50" and table["rows"][1][11] == "2.5"
+    chip, end = elsewhere.sentences(found)
+    assert "depth 51 (before: 14) and 14 gates on two qubits (before: 8)" in chip and "qubits 61, 62, 54, 60" in chip
+    assert end.endswith("0.03, between 0.01 and 0.1.")
+    with look():
+        drawn = elsewhere.figure(found)
+    assert "n\u00a0=\u00a0200 test images" in drawn.caption and "strength of the noise" in drawn.svg
+
+
+def test_the_page_shows_it_and_says_where_there_is_nothing(series, tmp_path):
+    report = make_report(tmp_path)
+    write_report(report, tmp_path / "report")
+    assert "No run was evaluated beyond the ideal simulator" in (tmp_path / "report" / "index.html").read_text()
+    write(series)
+    write_report(report, tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert 'id="figure-hardware"' in page and "fake chip: FakeTorino" in page
+    assert (tmp_path / "report" / "figures" / "hardware.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"entries": []}, "is not one of evaluate_hardware.py"),
+        ({"best_epoch": -1, "entries": [], "ends": {}}, "is of an earlier run in this folder"),
+        ({"best_epoch": None, "entries": [{"mode": "noise"}], "ends": {}}, "results.json"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_rest_is_shown(found, said, series):
+    path = write(series, found)
+    assert elsewhere.find(series)[0] == []
+    (trouble,) = elsewhere.find(series)[1]
+    assert said in trouble and str(path) in trouble
+    path.write_text("{")
+    assert "cannot read" in elsewhere.find(series)[1][0]

@@ -1,0 +1,197 @@
+"""`evaluate_hardware.py` and `export_circuit.py` on runs of the scripts: modes 1, 2 and 4, and bad input."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate_hardware
+import export_circuit
+from qcifar.errors import InputError
+from qcifar.experiment.finished import load, read_run
+from qcifar.hardware import evaluate
+from qcifar.hardware.hybrid import read_hybrid
+from qcifar.hardware.scores import Scorer
+from tests.helpers.scripts import ONE_EPOCH, run
+
+OPTIONS = SimpleNamespace(device="cpu", precision="fp32", data_dir="./data")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """Folder of a head whose branch is on in the tested weights."""
+    return run("head", tmp_path_factory.mktemp("head"), *ONE_EPOCH["head"])[1]
+
+
+@pytest.fixture(scope="module")
+def evaluations(head, calm):
+    """name -> an `Evaluation` of all test images."""
+    found = {}
+    for name, folder in (("head", head), ("channels", calm["channels"][1])):
+        finished = read_run(folder)
+        hybrid = read_hybrid(finished, load(finished, OPTIONS), 0)
+        ideal = [evaluate.ideal_values(circuit, circuit.angles) for circuit in hybrid.circuits]
+        found[name] = evaluate.Evaluation(hybrid, Scorer(hybrid, ideal), 4, 0, True)
+    return found
+
+
+def results(folder):
+    return json.loads((folder / "hardware" / "results.json").read_text())
+
+
+def evaluated(folder, *argv):
+    assert evaluate_hardware.main([str(folder), "--torch-device", "cpu", *argv]) == 0
+    return {(one["mode"], one["setting"], one["shots"]): one for one in results(folder)["entries"]}
+
+
+@pytest.mark.parametrize("name", ["head", "channels"])
+def test_ideal_circuits_give_the_runs_own_logits(name, evaluations, head, calm):
+    ev, folder = evaluations[name], head if name == "head" else calm["channels"][1]
+    stored = np.load(folder / "predictions.npz")
+    assert np.array_equal(ev.hybrid.index, stored["index"])
+    np.testing.assert_allclose(ev.hybrid.logits(ev.scorer.ideal), stored["logits"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head", "channels"])
+def test_no_noise_is_the_ideal_result_and_some_noise_is_not(name, evaluations):
+    ev = evaluations[name]
+    rows = list(evaluate.with_noise(ev, {"s": [{"depolarizing": 0.0}, {"depolarizing": 0.2}]}))
+    assert rows[0]["scores"]["rms_values"] < 1e-12 and rows[1]["scores"]["rms_values"] > 0.05
+    assert rows[0]["scores"]["against_ideal"]["difference"] == 0
+    rescaled = rows[1]["mitigated"]["rescaled"]
+    assert rescaled["rms_values"] < rows[1]["scores"]["rms_values"]
+    assert (rows[1]["sweep"], rows[1]["strength"]) == ("s", 0.2)
+
+
+def test_shot_noise_falls_as_one_over_the_root_of_the_shots(evaluations):
+    ev = evaluations["head"]
+    errors = {row["shots"]: row["scores"]["rms_values"] for row in evaluate.with_shots(ev, [0, 100, 10_000, 1_000_000])}
+    assert errors[0] == 0
+    assert errors[100] / errors[10_000] == pytest.approx(10, rel=0.15)  # 640 values each
+    assert errors[100] / errors[1_000_000] == pytest.approx(100, rel=0.15)
+    exact = ev.scorer.ideal[0]
+    assert errors[100] == pytest.approx(((1 - exact**2).mean() / 100).sqrt().item(), rel=0.1)
+
+
+def test_the_same_seed_draws_the_same_and_repeats_draw_others(evaluations):
+    ev = evaluations["head"]
+    probabilities = [evaluate.ideal_probabilities(circuit, circuit.angles) for circuit in ev.hybrid.circuits]
+    first, again = (evaluate.sampled(ev, probabilities, 50, "ideal") for _ in range(2))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], first[1][0])
+    assert not torch.equal(first[0][0], evaluate.sampled(ev, probabilities, 50, "FakeTorino")[0][0])
+
+
+def test_readout_inversion_undoes_readout_errors(evaluations):
+    (row,) = evaluate.with_noise(evaluations["head"], {"s": [{"readout": 0.1}]})
+    assert row["scores"]["rms_values"] > 0.01
+    assert row["mitigated"]["readout"]["rms_values"] < 1e-12
+    assert "zero noise" not in row["mitigated"]
+
+
+def test_modes_in_one_call_and_a_second_call(head, capsys):
+    first = evaluated(head, "--shots", "100", "--noise", "depolarizing=0.01/0.1", "--images", "30", "--repeats", "3")
+    assert ("shots", "no noise", 100) in first and ("noise", "depolarizing=0.1", 0) in first
+    shots = first["shots", "no noise", 100]["scores"]
+    assert len(shots["top1_repeats"]) == 3 and shots["standard_error"] is not None and shots["rms_logits"] > 0
+    said = capsys.readouterr().out
+    assert "with ideal circuits, 30 of them get the class of predictions.npz" in said and "SYNTHETIC" in said
+    for name in ("accuracy.svg", "accuracy.pdf"):
+        assert (head / "hardware" / name).stat().st_size > 1000
+    both = evaluated(head, "--shots", "100", "--images", "30", "--repeats", "3")
+    assert both.keys() == first.keys() and both["shots", "no noise", 100]["scores"] == shots  # from the cache
+    assert evaluate_hardware.main(["show", str(head)]) == 0
+    assert "depolarizing=0.1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_device_of_pennylane(head):
+    exact = evaluated(head, "--device", "default.qubit", "--images", "30")["device", "default.qubit", 0]
+    assert exact["scores"]["rms_values"] < 1e-6
+    drawn = evaluated(head, "--device", "default.qubit", "--shots", "100", "--images", "30", "--repeats", "2")
+    assert 0.03 < drawn["device", "default.qubit", 100]["scores"]["rms_values"] < 0.2
+
+
+@pytest.mark.slow
+def test_the_baseline_of_the_same_seed_is_compared_with(calm):
+    folder = calm["channels"][1]
+    ideal = evaluated(folder, "--shots", "0", "--images", "25")["ideal", "no noise", 0]["scores"]
+    base = np.load(calm["baseline"][1] / "predictions.npz")
+    right = (base["logits"].argmax(1) == base["label"])[:25].mean()
+    assert ideal["against_baseline"]["difference"] == pytest.approx(100 * (ideal["top1"] - right))
+
+
+@pytest.mark.slow
+def test_circuits_are_exported_without_qiskit(head, calm, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    export_circuit.main([str(head), "--angles", "0.1,-0.25,1.5,3", "--output", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "head_circuit.qasm", "head_circuit.qasm3", "head_circuit_parameters.qasm3",
+    ]  # fmt: skip
+    assert "rx(-0.25) q[1];" in (tmp_path / "head_circuit.qasm").read_text()
+    assert "pip install -r requirements-hardware.txt" in capsys.readouterr().out
+    export_circuit.main([str(calm["channels"][1])])
+    made = {path.name for path in (calm["channels"][1] / "hardware").glob("*.qasm*")}
+    assert made >= {"edge_circuit.qasm", "texture_circuit_parameters.qasm3"}
+    with pytest.raises(InputError, match=r"ANGLES \(--angles\): expected 4 numbers"):
+        export_circuit.main([str(head), "--angles", "0.1,nan,1,2"])
+
+
+def bad_input(argv, message):
+    with pytest.raises(InputError, match=message) as caught:
+        evaluate_hardware.main(["--torch-device", "cpu", *argv])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "nothing to do: expected --shots"),
+        (["--noise", "depolarising=0.1"], "expected channel=strength"),
+        (["--shots", "ten"], r"SHOTS \(--shots\)"),
+        (["--shots", "10", "--images", "41"], r"expected at most the 40 test images of this run, got 41"),
+        (["--device", "no.such.device"], "no.such.device"),
+        (["--backend", "ibm_torino"], "expected one number of shots"),
+        (["--backend", "ibm_torino", "--shots", "10,20"], "expected one number of shots"),
+        (["--shots", "10", "--check", "aer"], "name one"),
+        (["--backend", "x", "--shots", "10", "--service", "no_such_package"], "no_such_package is not installed"),
+    ],
+)
+def test_bad_input_is_one_line(argv, message, head):
+    bad_input([str(head), *argv], message)
+
+
+def test_steps_without_a_backend(head, tmp_path):
+    bad_input(["estimate", str(head)], "estimate is a step of --backend")
+    bad_input(["evaluate", str(head)], "expected estimate, submit, poll, show or nothing")
+    bad_input(["show", str(tmp_path)], "holds no run")
+
+
+@pytest.mark.parametrize(
+    "name", ["baseline", *(pytest.param(one, marks=pytest.mark.slow) for one in ("head in phase A", "fourier"))]
+)
+def test_a_run_without_a_circuit_is_refused(name, calm, tmp_path):
+    if name == "baseline":
+        bad_input([str(calm["baseline"][1]), "--shots", "10"], "no circuit whose values reach this run's answers")
+    elif name == "fourier":
+        _, folder = run("head", tmp_path, *ONE_EPOCH["head"], "--control", "fourier")
+        bad_input([str(folder), "--shots", "10"], r"CONTROL fourier\); expected the head with")
+    else:
+        _, folder = run("head", tmp_path, "--epochs", "1")
+        bad_input([str(folder), "--shots", "10"], "its best epoch lies in phase A")
+
+
+def test_too_many_qubits_for_a_density_matrix_say_how_many_bytes():
+    with pytest.raises(InputError, match=r"of 20 qubits takes 8,796,093,022,208 bytes an image"):
+        evaluate.refuse_too_wide(20, "NOISE (--noise), head_circuit")
+
+
+def test_without_qiskit_it_says_what_to_install(head, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime", None)
+    monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime.fake_provider", None)
+    for argv in (["--fake-backend", "FakeTorino"], ["--backend", "ibm_torino", "--shots", "10"]):
+        with pytest.raises(InputError, match="qiskit-ibm-runtime is not installed: pip install -r requirements-hard"):
+            evaluate_hardware.main([str(head), "--torch-device", "cpu", "--images", "5", *argv])
