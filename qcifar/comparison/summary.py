@@ -58,8 +58,20 @@ def secondary_rows(pairs: list[Paired]) -> list[dict]:
             ]
             for group in (pair.group, pair.base)
         )
-        rows += [_named(pair) | row for row in secondary(ours, theirs)]
+        rows += [_named(pair) | row for row in secondary(ours, theirs, _identical(pair))]
     return with_holm(rows)
+
+
+def _identical(pair: Paired) -> bool:
+    """Whether both say the same of each image in all seeds, with the same probability."""
+    both = [
+        (mine.predictions, theirs.predictions) for mine, theirs in zip(pair.group.runs, pair.base.runs, strict=True)
+    ]
+    return all(
+        np.array_equal(mine.predicted, theirs.predicted)
+        and np.array_equal(mine.true_probability, theirs.true_probability)
+        for mine, theirs in both
+    )
 
 
 def class_rows(pairs: list[Paired]) -> list[dict]:

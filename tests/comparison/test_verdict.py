@@ -214,7 +214,7 @@ def test_secondary_outcomes_are_paired_t_tests_in_their_unit():
     runs, baseline = runs_outcomes(6, 2.0, "a"), runs_outcomes(6, 1.5, "b")
     for k in range(6):
         runs[k]["epochs_to_threshold"], baseline[k]["epochs_to_threshold"] = 5 + k % 2, 7
-    rows = {row["outcome"]: row for row in with_holm(secondary(runs, baseline))}
+    rows = {row["outcome"]: row for row in with_holm(secondary(runs, baseline, False))}
     assert list(rows) == ["top5", "f1", "nll", "brier", "ece", "epochs_to_threshold", "spread"]
     for name, factor in {"top5": 100, "f1": 100, "nll": 1, "brier": 1, "ece": 100, "epochs_to_threshold": 1}.items():
         values, others = (factor * np.array([run[name] for run in group]) for group in (runs, baseline))
@@ -232,11 +232,23 @@ def test_secondary_outcomes_are_paired_t_tests_in_their_unit():
 def test_a_secondary_outcome_that_a_run_lacks_is_not_compared():
     runs, baseline = runs_outcomes(3, 2.0, "a"), runs_outcomes(3, 1.5, "b")
     runs[1]["epochs_to_threshold"] = None
-    row = next(row for row in with_holm(secondary(runs, baseline)) if row["outcome"] == "epochs_to_threshold")
+    row = next(row for row in with_holm(secondary(runs, baseline, False)) if row["outcome"] == "epochs_to_threshold")
     assert (row["difference"], row["p_t"], row["p_holm"], row["interval_seeds"]) == (None, None, None, None)
-    single = with_holm(secondary(runs[:1], baseline[:1]))
+    single = with_holm(secondary(runs[:1], baseline[:1], False))
     assert [row["p_t"] for row in single] == [None] * 7 and single[0]["difference"] is not None
     json.dumps(single, allow_nan=False)
+
+
+def test_outcomes_that_are_equal_by_chance_decide_nothing():
+    runs, baseline = runs_outcomes(3, 2.0, "a"), runs_outcomes(3, 2.0, "b")
+    for run, other in zip(runs, baseline, strict=True):
+        run["top5"], run["epochs_to_threshold"], other["epochs_to_threshold"] = other["top5"], 4, 4
+    rows = {row["outcome"]: row for row in with_holm(secondary(runs, baseline, False))}
+    for name in ("top5", "epochs_to_threshold"):
+        assert [rows[name][key] for key in ("difference", "interval_seeds", "p_t", "p_holm")] == [0, None, None, None]
+    assert rows["nll"]["interval_seeds"] is not None
+    same = {row["outcome"]: row for row in with_holm(secondary(runs, runs, True))}
+    assert all(same[name]["interval_seeds"] == [0, 0] and same[name]["p_t"] == 1 for name in ("top5", "nll", "f1"))
 
 
 def test_epochs_to_a_threshold():
@@ -263,3 +275,12 @@ def test_class_differences_are_t_tests_with_holm_over_the_classes():
     corrected = multipletests([*p, 1.0, rows[6]["p_t"], 1.0], method="holm")[1]
     assert [row["p_holm"] for row in rows[:5]] == pytest.approx(corrected[:5], rel=1e-9)
     json.dumps(rows, allow_nan=False)
+
+
+def test_classes_that_are_equal_by_chance_decide_nothing():
+    labels = np.arange(40) % 2
+    correct, baseline = np.zeros((2, 3, 40), bool)
+    correct[:, 0], baseline[:, 2] = True, True  # class 0: one image fixed and one broken, in all seeds
+    same, other = class_differences(correct, baseline, labels, ["changed", "identical"])[::-1]
+    assert (other["difference"], other["interval_seeds"], other["p_t"], other["p_holm"]) == (0, None, None, None)
+    assert (same["difference"], same["interval_seeds"], same["p_t"]) == (0, [0, 0], 1)
