@@ -145,6 +145,26 @@ def _other_images(folder):
     np.savez(folder / "predictions.npz", **content)
 
 
+def _metrics(folder, change):
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    (folder / "metrics.csv").write_text("\n".join(change(line) for line in lines) + "\n")
+
+
+def _without_val_top1(folder):
+    place = (folder / "metrics.csv").read_text().split("\n")[0].split(",").index("val_top1")
+    _metrics(folder, lambda line: ",".join(cell for k, cell in enumerate(line.split(",")) if k != place))
+
+
+def _val_top1(folder, cell):
+    place = (folder / "metrics.csv").read_text().split("\n")[0].split(",").index("val_top1")
+
+    def change(line):
+        cells = line.split(",")
+        return line if cells[0] != "2" else ",".join([*cells[:place], cell, *cells[place + 1 :]])
+
+    _metrics(folder, change)
+
+
 DAMAGE = {  # what happens to seed 1 of the head: what is said of it
     "unfinished": (lambda f: (f / "result.json").unlink(), "not finished"),
     "cut result": (lambda f: _cut(f / "result.json"), "cannot read"),
@@ -160,6 +180,13 @@ DAMAGE = {  # what happens to seed 1 of the head: what is said of it
     "other accuracy": (lambda f: _edit(f / "result.json", test_top1=0.9), "result.json says 90.0000%"),
     "other images": (_other_images, "other test images"),
     "no metrics": (lambda f: (f / "metrics.csv").unlink(), "metrics.csv"),
+    "metrics without val_top1": (_without_val_top1, "row 1: expected a number from 0 to 1 for val_top1, got None"),
+    "a word in metrics": (
+        lambda f: _val_top1(f, "much"),
+        "row 2: expected a number from 0 to 1 for val_top1",
+    ),
+    "NaN in metrics": (lambda f: _val_top1(f, "nan"), "row 2: expected a number from 0 to 1 for val_top1, got nan"),
+    "fewer images": (lambda f: _edit(f / "result.json", test_images=999), "1000 images, result.json says 999"),
     "pickled": (lambda f: np.savez(f / "predictions.npz", index=np.array([{}]), label=0, logits=0), "damaged"),
     "a copy": (lambda f: shutil.copytree(f, f.parent / "seed01"), "the same run as"),
 }
@@ -174,6 +201,52 @@ def test_one_damaged_run_is_named_and_stops_no_comparison(tmp_path, capsys, case
     (left_out,) = [line for line in lines if line.startswith("left out: ")]
     assert reason in left_out and re.search(r"seed0?1", left_out)
     assert re.match(rf"hybrid_qhead +{3 if case == 'a copy' else 2} ", lines[-1])
+
+
+def _reorder(folder):
+    content = dict(np.load(folder / "predictions.npz"))
+    order = np.roll(np.arange(len(content["index"])), 1)
+    np.savez(folder / "predictions.npz", **{key: content[key][order] for key in ("index", "label", "logits")})
+
+
+@pytest.mark.parametrize("how", ["reordered", "another number"])
+def test_a_seed_on_other_test_images_than_the_others_is_left_out_by_name(tmp_path, capsys, how):
+    """In the run and in its baseline alike, so that the pair by itself is a good one."""
+    put_all(tmp_path, seeds=range(4))
+    for name in (BASELINE, HEAD):
+        folder = tmp_path / name / "seed0"
+        if how == "reordered":
+            _reorder(folder)
+        else:
+            shutil.rmtree(folder)
+            write_run(tmp_path, name, 0, images=900, constants=WARM if name == HEAD else None)
+    _, lines = shown(capsys, tmp_path)
+    (left_out,) = [line for line in lines if line.startswith("left out: ")]
+    expected = f"of other test images, or in another order, than those of {tmp_path / HEAD / 'seed1'}"
+    assert left_out.startswith(f"left out: {tmp_path / HEAD / 'seed0'}: ") and left_out.endswith(expected)
+    assert re.match(r"hybrid_qhead +3 ", lines[3])
+
+
+def test_rows_of_two_recipes_are_told_apart(tmp_path, capsys):
+    """Secondary outcomes and classes name recipe, data set and baseline, and the page has a table for each."""
+    for rate in (0.01, 0.02):
+        for name in (BASELINE, HEAD):
+            for seed in range(3):
+                top1 = 0.4 + rate + (0.01 + seed / 500 if name == HEAD else 0)
+                more = WARM if name == HEAD else {}
+                write_run(tmp_path / str(rate), name, seed, top1=top1, images=1000, constants={"MAX_LR": rate, **more})
+    shown(capsys, tmp_path / "0.01", tmp_path / "0.02")
+    report = tmp_path / "0.01" / "report"
+    summary = json.loads((report / "summary.json").read_text())
+    recipes = {entry["recipe"] for entry in summary["comparisons"]}
+    assert len(recipes) == 2
+    for row in summary["secondary"] + summary["classes"]:
+        assert (row["dataset"], row["baseline"]) == ("cifar100", BASELINE) and row["recipe"] in recipes
+    html = (report / "index.html").read_text()
+    for recipe in recipes:
+        assert html.count(f"hybrid_qhead (recipe {recipe}): 120 classes and superclasses") == 1
+        assert sum(row["recipe"] == recipe for row in summary["classes"]) == 120
+        assert f"<h3>hybrid_qhead (recipe {recipe})" in html
 
 
 def test_two_different_runs_of_one_name_are_both_left_out(tmp_path, capsys):

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from qcifar.comparison.runs import BASELINE, Report
-from qcifar.comparison.series import Pair, Series, marks_of, short_name
+from qcifar.comparison.series import Pair, Series, key_of, marks_of, short_name
 from qcifar.comparison.words import count, interval, listed, number, p_value, signed, span
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
@@ -17,9 +17,10 @@ CLASSICAL = {
 
 def cards(pairs: list[Pair]) -> list[dict]:
     """One for each comparison: what a reader needs who reads nothing else."""
-    found = []
+    found, names = [], [_name_of(pair) for pair in pairs]
     for pair in pairs:
         entry = pair.entry
+        several = names.count(_name_of(pair)) > 1
         sentences = [entry["why"]]
         if "branch off" in marks_of(entry):
             seeds = listed(entry["branch_off_seeds"])
@@ -27,7 +28,7 @@ def cards(pairs: list[Pair]) -> list[dict]:
         if entry["across_recipes"]:
             sentences.append(f"The recipes differ in more than the branch: {'; '.join(entry['across_recipes'])}.")
         found.append({
-            "name": short_name(entry["experiment"], entry["variant"]),
+            "name": short_name(entry["experiment"], entry["variant"]) + f" (recipe {entry['recipe']})" * several,
             "experiment": entry["experiment"],
             "marks": marks_of(entry),
             "verdict": entry["verdict"],
@@ -40,6 +41,10 @@ def cards(pairs: list[Pair]) -> list[dict]:
             "why": sentences,
         })  # fmt: skip
     return found
+
+
+def _name_of(pair: Pair) -> tuple:
+    return tuple(pair.entry[key] for key in ("experiment", "variant", "dataset"))
 
 
 def in_short(pairs: list[Pair]) -> str:
@@ -103,8 +108,8 @@ def runs(series: list[Series]) -> dict:
     return {"head": head, "rows": rows, "words": 1}
 
 
-def secondary(rows: list[dict], labels: dict[tuple[str, str], str]) -> dict:
-    """Outcomes that were not the one decided on; `labels` has the names, with marks, by experiment and variant."""
+def secondary(rows: list[dict], labels: dict[tuple, str]) -> dict:
+    """Outcomes that were not the one decided on; `labels` has the names, with marks, by `key_of`."""
     head = ["experiment", "outcome", "unit", "mean", "baseline", "difference", "95 % other seeds", "p t", "p Holm"]
     cells = [
         [
@@ -117,20 +122,19 @@ def secondary(rows: list[dict], labels: dict[tuple[str, str], str]) -> dict:
     return {"head": head, "rows": cells, "words": 3}
 
 
-def by_class(rows: list[dict], labels: dict[tuple[str, str], str]) -> list[dict]:
+def by_class(rows: list[dict], labels: dict[tuple, str]) -> list[dict]:
     """One table for each comparison, superclasses first; `labels` as for `secondary`."""
-    tables: dict[str, list] = {}
+    tables: dict[tuple, list] = {}
+    titles = {key_of(row): _label(row, labels) for row in rows}
     for row in sorted(rows, key=lambda row: row["kind"] != "superclass"):
         cells = [row["kind"], row["name"].replace("_", " "), signed(row["difference"]), interval(row["interval_seeds"])]
-        name = _label(row, labels)
-        tables.setdefault(name, []).append([*cells, p_value(row["p_holm"])])
+        tables.setdefault(key_of(row), []).append([*cells, p_value(row["p_holm"])])
     head = ["kind", "name", "difference (points)", "95 % other seeds", "p Holm"]
-    return [{"title": name, "head": head, "rows": cells, "words": 2} for name, cells in tables.items()]
+    return [{"title": titles[key], "head": head, "rows": cells, "words": 2} for key, cells in tables.items()]
 
 
-def _label(row: dict, labels: dict[tuple[str, str], str]) -> str:
-    key = row["experiment"], row["variant"]
-    return labels.get(key) or short_name(*key)
+def _label(row: dict, labels: dict[tuple, str]) -> str:
+    return labels.get(key_of(row)) or short_name(row["experiment"], row["variant"])
 
 
 def confusions(series: list[Series], pairs: list[dict]) -> dict:

@@ -3,6 +3,7 @@
 import csv
 import functools
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,10 @@ class Predictions:
     def correct(self) -> np.ndarray:
         """(I,) bool."""
         return self.predicted == self.label
+
+    def of_the_same_images(self, other: "Predictions") -> bool:
+        """Whether both are of the same images in the same order."""
+        return np.array_equal(self.index, other.index) and np.array_equal(self.label, other.label)
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,12 @@ def read_metrics(path: Path) -> list[dict]:
         raise InputError(f"cannot read {path} ({error})") from None
     if not rows or "epoch" not in rows[0]:
         raise InputError(f"{path}: expected one row for each epoch, got none")
+    for k, row in enumerate(rows, 1):
+        for name, high in (("epoch", math.inf), ("val_top1", 1)):
+            value = row.get(name)
+            if not isinstance(value, float) or not math.isfinite(value) or not 0 <= value <= high:
+                to = f" to {high}" if high < math.inf else ""
+                raise InputError(f"{path}, row {k}: expected a number from 0{to} for {name}, got {value!r}")
     return rows
 
 
@@ -181,6 +192,8 @@ def read_predictions(path: Path, result: dict) -> Predictions:
         raise InputError(f"{path}: expected n whole numbers index and label, and logits (n, classes), got {shapes}")
     if not np.isfinite(logits).all() or label.min() < 0 or label.max() >= logits.shape[1]:
         raise InputError(f"{path}: expected finite logits, and labels from 0 to {logits.shape[1] - 1}")
+    if len(index) != result["test_images"]:
+        raise InputError(f"{path}: {len(index)} images, result.json says {result['test_images']}")
     predicted = logits.argmax(1).astype(np.int16)
     top1 = (predicted == label).mean()
     if abs(top1 - result["test_top1"]) > 1e-6:

@@ -90,7 +90,14 @@ def class_rows(pairs: list[Paired]) -> list[dict]:
 
 
 def _named(pair: Paired) -> dict:
-    return {"experiment": pair.group.first.experiment, "variant": pair.group.first.variant}
+    run = pair.group.first
+    return {
+        "experiment": run.experiment,
+        "variant": run.variant,
+        "recipe": run.recipe,
+        "dataset": run.dataset,
+        "baseline": pair.base.name,
+    }
 
 
 def csv_of(entries: list[dict]) -> str:
