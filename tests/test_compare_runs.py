@@ -70,7 +70,7 @@ def test_long_names_have_a_line_of_their_own(tmp_path, capsys):
         write_run(tmp_path, BASELINE, seed, top1=0.4 + 0.01 * seed)
         write_run(tmp_path, HEAD, seed, variant=variant, top1=0.41, control="fourier")
     _, lines = shown(capsys, tmp_path, "--no-report")
-    assert all(len(line) <= 100 for line in lines) and lines[2] == f"hybrid_qhead {variant}"[:100]
+    assert all(len(line) <= 100 for line in lines) and lines[2] == f"hybrid_qhead {variant}"[:99] + "…"
     assert lines[3].split()[:2] == ["2", "41.00"]
 
 
@@ -98,6 +98,33 @@ def test_synthetic_and_planted_runs_are_marked_and_planted_ones_come_last(tmp_pa
     _, lines = shown(capsys, tmp_path, "--no-report")
     assert [line.split("(")[-1].split(")")[0] for line in lines[1:4]] == ["SYNTHETIC"] * 2 + ["SYNTHETIC, PLANTED"]
     assert any(line.startswith("SYNTHETIC: ") for line in lines) and any(line.startswith("PLANTED: ") for line in lines)
+
+
+def test_planted_runs_are_marked_and_last_in_the_details_and_with_a_long_variant(tmp_path, capsys):
+    variant = "control=planted,n_qubits=8,n_layers=6,alpha_start=0.25,angle_scaling=none,epochs_warmup=1,plant=0.0125"
+    for seed in (1, 2):
+        write_run(tmp_path, BASELINE, seed, images=1000)
+        write_run(tmp_path, HEAD, seed, variant, 0.9 + seed / 1000, images=1000)
+        write_run(tmp_path, CHANNELS, seed, images=1000)
+        write_run(tmp_path, CHANNELS, seed, "control=planted", 0.9 + seed / 1000, images=1000)
+    _, lines = shown(capsys, tmp_path, "--no-report", "--details")
+    runs = [line for line in lines if line.endswith("cifar100") and "recipe" not in line]
+    assert [line.startswith("PLANTED ") for line in runs] == [False] * 4 + [True] * 4
+    (named,) = [line for line in lines if line.startswith("hybrid_qhead control=planted") and "against" not in line]
+    assert named.endswith("… (PLANTED)") and len(named) == 100
+    headings = [line for line in lines if " against baseline_det: " in line]
+    assert ["(PLANTED) against" in line for line in headings] == [False, True, True]
+
+
+def test_each_set_of_seeds_has_its_line_of_the_baseline(tmp_path, capsys):
+    put_all(tmp_path)
+    for seed in range(3):
+        write_run(tmp_path, CHANNELS, seed, top1=0.41, images=1000)
+    _, lines = shown(capsys, tmp_path)
+    found = [line.split("  ")[0].split(" (")[1:] + line.split()[-4:] for line in lines if line.startswith("baseline")]
+    assert found == [["seeds 0-5)", "6", "40.30", "±", "0.27"], ["seeds 0-2)", "3", "40.30", "±", "0.30"]]
+    table = (tmp_path / "report" / "summary.tex").read_text()
+    assert r"baseline\_det (seeds 0-5) & 6 &" in table and r"baseline\_det (seeds 0-2) & 3 &" in table
 
 
 def test_runs_tested_with_the_branch_off_are_marked(tmp_path, capsys):

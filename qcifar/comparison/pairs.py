@@ -25,12 +25,17 @@ class Paired:
 
 
 def group_runs(runs: list[FinishedRun]) -> list[Group]:
-    """Runs that differ in nothing but the seed, the baselines first."""
+    """Runs that differ in nothing but the seed, the baselines first and planted ones last."""
     groups: dict[tuple, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault((run.dataset, run.recipe, run.experiment, run.variant), []).append(run)
     made = [Group(tuple(sorted(members, key=lambda run: run.seed))) for members in groups.values()]
-    return sorted(made, key=lambda group: (group.first.dataset, group.first.experiment != BASELINE, group.name))
+
+    def place(group: Group) -> tuple:
+        run = group.first
+        return run.control == "planted", run.dataset, run.experiment != BASELINE, group.name
+
+    return sorted(made, key=place)
 
 
 def with_predictions(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:
