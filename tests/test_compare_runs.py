@@ -116,6 +116,29 @@ def test_planted_runs_are_marked_and_last_in_the_details_and_with_a_long_variant
     assert ["(PLANTED) against" in line for line in headings] == [False, True, True]
 
 
+def test_dependence_on_the_branch_is_shown(tmp_path, capsys):
+    for seed, without in enumerate((0.41, 0.42, None)):  # the last was tested in phase A
+        found = {"top1": 0.43, "top1_without": without, "top1_shuffled": 0.4, "fixed": 30 + seed, "broken": 11}
+        write_run(tmp_path, BASELINE, seed, top1=0.4, images=1000)
+        write_run(tmp_path, HEAD, seed, top1=0.43, images=1000, constants=WARM, dependence=found if without else None)
+    _, lines = shown(capsys, tmp_path, "--details")
+    at = next(k for k, line in enumerate(lines) if line.startswith("  dependence on the branch"))
+    assert lines[at].endswith("(not what a network trained without it reaches), n = 2: top-1 43.00,")
+    assert lines[at + 1].split() == (
+        "without its branch 41.50, with the branch of another image 40.00; 30.5 images fixed, 11.0 broken".split()
+    )
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    found = summary["comparisons"][0]["dependence"]
+    assert found.pop("seeds") == [0, 1] and found == pytest.approx(
+        {"top1": 43, "top1_without": 41.5, "top1_shuffled": 40, "fixed": 30.5, "broken": 11}
+    )
+    html = (tmp_path / "report" / "index.html").read_text()
+    section = html[html.index('<section id="dependence">') : html.index('<section id="classes">')]
+    assert "not what a classical network would reach" in section
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", section[section.index("<tbody>") :])
+    assert cells == ["hybrid_qhead", "2", "43.00", "41.50", "40.00", "−1.50", "30.5", "11.0"]
+
+
 def test_each_set_of_seeds_has_its_line_of_the_baseline(tmp_path, capsys):
     put_all(tmp_path)
     for seed in range(3):
@@ -213,6 +236,7 @@ DAMAGE = {  # what happens to seed 1 of the head: what is said of it
         "row 2: expected a number from 0 to 1 for val_top1",
     ),
     "NaN in metrics": (lambda f: _val_top1(f, "nan"), "row 2: expected a number from 0 to 1 for val_top1, got nan"),
+    "no dependence": (lambda f: _edit(f / "result.json", dependence={"top1": 2}), "null or numbers top1, top1_without"),
     "fewer images": (lambda f: _edit(f / "result.json", test_images=999), "1000 images, result.json says 999"),
     "pickled": (lambda f: np.savez(f / "predictions.npz", index=np.array([{}]), label=0, logits=0), "damaged"),
     "a copy": (lambda f: shutil.copytree(f, f.parent / "seed01"), "the same run as"),

@@ -14,8 +14,9 @@ from qcifar.files import write_whole
 TEMPLATE = "report.html.j2"
 SECTIONS = (  # id, what the link to it says
     ("verdicts", "Verdicts"), ("planned", "As planned?"), ("differences", "Differences"), ("training", "Training"),
-    ("classes", "Classes"), ("images", "Images"), ("circuits", "Circuits"), ("recipe", "Recipe"), ("plan", "Plan"),
-    ("left-out", "Left out"), ("secondary", "Secondary outcomes"), ("limits", "What this does not show"),
+    ("dependence", "Dependence"), ("classes", "Classes"), ("images", "Images"), ("circuits", "Circuits"),
+    ("recipe", "Recipe"), ("plan", "Plan"), ("left-out", "Left out"), ("secondary", "Secondary outcomes"),
+    ("limits", "What this does not show"),
 )  # fmt: skip
 
 
@@ -105,6 +106,7 @@ def page(
         circuits=circuits,
         numbers=content.numbers(pairs),
         mcnemar=content.mcnemar(pairs),
+        dependence=content.dependence(pairs),
         runs=content.runs(series),
         secondary=content.secondary(summary["secondary"], labels),
         by_class=content.by_class(summary["classes"], labels),

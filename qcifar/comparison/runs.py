@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "cifar100_baseline_det"
+DEPENDENCE = {"top1": 1, "top1_without": 1, "top1_shuffled": 1, "fixed": math.inf, "broken": math.inf}  # largest value
 KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}
 
@@ -136,7 +137,20 @@ def read_run(folder: Path) -> FinishedRun:
     for name in ("experiment", "variant", "recipe"):
         if config.get(name) != result[name]:
             raise InputError(f"{name} is {result[name]!r} in result.json and {config.get(name)!r} in config.json")
+    _refuse_no_dependence(result.get("dependence"))
     return FinishedRun(folder, result, config)
+
+
+def _refuse_no_dependence(found) -> None:
+    """Raise `InputError` unless `found` is None, or what `qcifar.quantum.dependence.scores_of` gives."""
+    numbers = found if isinstance(found, dict) else {}
+    whole = all(
+        type(value := numbers.get(name)) in (int, float) and 0 <= value <= high and math.isfinite(value)
+        for name, high in DEPENDENCE.items()
+    )
+    if found is not None and not whole:
+        expected = f"null or numbers {', '.join(DEPENDENCE)}"
+        raise InputError(f"result.json: expected {expected} for dependence, got {found!r}; run it again")
 
 
 def _without_doubles(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:

@@ -8,6 +8,7 @@ import numpy as np
 from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.pairs import Paired
 from qcifar.comparison.plan import Plan
+from qcifar.comparison.runs import DEPENDENCE, Group
 from qcifar.comparison.verdict import class_differences, compare, decide, epochs_to, secondary, with_holm
 
 THRESHOLD = 0.9  # of the baseline's best validation top-1, for the epochs to a threshold
@@ -37,12 +38,27 @@ def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[d
                 "exploratory": bool(plans) and pair.group.name not in planned,
                 "across_recipes": pair.across,
                 "branch_off_seeds": [one.seed for one in pair.group.runs if one.result.get("branch_on") is False],
+                "dependence": dependence(pair.group),
                 **compare(*pair.correct(), pair.group.seeds, margin),
             }
         )
     names = [pair.group.name for pair in pairs]
     missing = len(family - set(names)) if plans else 0
     return decide(entries, [not plans or name in family for name in names], missing)
+
+
+def dependence(group: Group) -> dict | None:
+    """How much the trained networks lean on their quantum part: the means of `dependence` over the runs that have it.
+
+    Returns:
+        `seeds`; `top1`, `top1_without` and `top1_shuffled` in percent; `fixed` and `broken` images. None without any.
+    """
+    known = [(run.seed, run.result["dependence"]) for run in group.runs if run.result.get("dependence")]
+    if not known:
+        return None
+    means = {name: float(np.mean([found[name] for _, found in known])) for name in DEPENDENCE}
+    means |= {name: 100 * value for name, value in means.items() if name.startswith("top1")}
+    return {"seeds": [seed for seed, _ in known], **means}
 
 
 def secondary_rows(pairs: list[Paired]) -> list[dict]:
