@@ -287,9 +287,8 @@ def test_one_image_is_shown(calm, photo, capsys):
     predict.main([str(folder), str(photo)])
     assert set(folder.iterdir()) == before
     lines = capsys.readouterr().out.splitlines()[-6:]
-    assert "without it (both maps at their mean)" in lines[0] and [line.split()[0] for line in lines[1:]] == list(
-        "12345"
-    )
+    assert "without it (both maps at their mean)" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == list("12345")
     assert all(line.count("%") == 2 for line in lines[1:])
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from benchmarks.simulate_statistics import draw, expand, usual
+from benchmarks.simulate_statistics import draw, expand, usual, worlds
 from qcifar.comparison.outcomes import outcomes_of
 from qcifar.comparison.statistics import detectable, mcnemar
 from qcifar.comparison.verdict import (
@@ -194,6 +194,45 @@ def test_false_verdicts_are_as_rare_as_promised():
         change = expand(sample, k, rng)
         wrong += decide([compare(change >= 0, change <= 0, range(6), 0.5)], [True])[0]["verdict"] in ("better", "worse")
     assert wrong / 300 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def assert_rate(found, expected):
+    """A share of made-up comparisons is the expected one, within four standard errors."""
+    assert np.mean(found) == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / len(found)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [usual._replace(image=0.0), worlds[2], worlds[10]._replace(image=0.0)], ids=str)
+def test_a_true_null_is_rejected_as_often_as_stated(world):
+    """Image by image through `compare` and `decide`: 6 seeds, 2,000 images on which the true difference is zero."""
+    rng = stream(0, "true nulls", world.name)
+    found = []
+    for _ in range(20):
+        sample = draw(world, 6, 2000, 100, rng)
+        for k in range(100):
+            change = expand(sample, k, rng)
+            found += decide([compare(change >= 0, change <= 0, range(6), 0.5)], [True])
+    assert_rate([one["verdict"] in ("better", "worse") for one in found], 0.05)
+    assert_rate([one["p_holm"] < 0.05 for one in found], 0.05)
+    assert_rate([one["interval_seeds"][0] <= 0 <= one["interval_seeds"][1] for one in found], 0.95)
+    wider = np.mean([one["interval_seeds_images"][0] <= 0 <= one["interval_seeds_images"][1] for one in found])
+    assert wider > 0.95 - 4 * np.sqrt(0.05 * 0.95 / len(found))
+    assert np.mean([one["p_sign_flip"] < 0.05 for one in found]) < 0.05
+
+
+@pytest.mark.slow
+def test_a_family_with_one_baseline_has_as_few_false_verdicts_as_stated():
+    """Six experiments without effect, which all stand against the same runs of the baseline."""
+    rng = stream(0, "families")
+    false, alone = [], []
+    for _ in range(500):
+        luck = rng.normal(0, 0.01, size=(7, 6, 1))  # what a seed adds to a network, a share of the images
+        right = rng.random((7, 6, 1000)) < rng.choice([0.2, 0.6, 0.95], size=1000) + luck  # networks, seeds, images
+        entries = decide([compare(one, right[0], range(6), 0.5) for one in right[1:]], [True] * 6)
+        false.append(any(one["verdict"] in ("better", "worse") for one in entries))
+        alone.append([one["p_t"] < 0.05 for one in entries])
+    assert_rate(np.array(alone)[:, 0], 0.05)
+    assert np.mean(false) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / len(false)) < np.any(alone, axis=1).mean()
 
 
 # ---- secondary outcomes and classes
