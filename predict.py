@@ -11,11 +11,12 @@ antialiased; other shapes are squeezed), and then treated as the run treats its 
 cropped to IMG_SIZE). Transparent pixels become white. What shows none of the 100 classes gets five of them all the
 same.
 
-Without the branch means: for the head, logits_q left out; for the channels, both maps zero, which is what an input
-that is not there gives to the filters of the first convolution. It shows how much this network leans on its branch, not
-what a network that was trained without it would say.
+Without the branch means what it means in `dependence` of result.json: for the head, logits_q left out; for the
+channels, both maps at their mean over the test images. It shows how much this network leans on its branch, not what a
+network that was trained without it would say.
 """
 
+import functools
 import warnings
 from pathlib import Path
 
@@ -120,11 +121,23 @@ def logits_of(it: Prepared, images: torch.Tensor) -> dict[str, torch.Tensor]:
     if was_on is not None:
         it.model.branch_on = False
     if was_on is not None or maps is not None:
-        nothing = maps and (lambda *place: torch.zeros_like(maps(*place)))
-        found["without_"] = _through_network(it, images, nothing)
+        at_mean = maps and functools.partial(_repeated, mean_maps(it))
+        found["without_"] = _through_network(it, images, at_mean)
     if was_on is not None:
         it.model.branch_on = was_on
     return found
+
+
+def mean_maps(it: Prepared) -> torch.Tensor:
+    """(P, S, S): what the further channels show on average over the run's test images."""
+    loader = it.test_loader
+    places = torch.arange(len(loader.images), device=loader.images.device).split(loader.batch_size)
+    return sum(loader.extra(batch, *loader.matrices).sum(0) for batch in places) / len(loader.images)
+
+
+def _repeated(maps: torch.Tensor, places: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
+    """`maps` (P, S, S) for each of `places` (B,): further channels that say nothing of an image."""
+    return maps.expand(len(places), *maps.shape)
 
 
 def _through_network(it: Prepared, images: torch.Tensor, maps: ExtraChannels | None) -> torch.Tensor:
@@ -195,7 +208,7 @@ def main(argv=None):
     if getattr(it.model, "branch_on", True) is False:
         print("its best epoch lies in phase A, where the branch is off: with it and without it are the same")
     if not source.is_dir():
-        show(names[0], ways, "both maps zero" if it.extra_channels else "logits_q left out")
+        show(names[0], ways, "both maps at their mean" if it.extra_channels else "logits_q left out")
     if output is not None:
         write_csv(output, rows_of(names, ways))
         changed = sum(a[0][0] != b[0][0] for a, b in zip(*ways.values(), strict=True)) if len(ways) > 1 else 0

@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 
 from benchmarks.common import conditions, save
-from qcifar.comparison.statistics import Squares, crossed_half_width, detectable_in_sd, holm
+from qcifar.comparison.statistics import Squares, crossed_half_width, detectable_in_sd, holm, sign_flip, t_columns
 from qcifar.config import settings_from_constants, whole
 from qcifar.errors import run_script
 from qcifar.streams import stream
@@ -146,14 +146,6 @@ def satterthwaite(found: Squares, seeds: int, images: int) -> np.ndarray:
     return stats.t.isf(0.025, sums**2 / parts) * np.sqrt(sums / (seeds * images))
 
 
-def flips_reject(differences: np.ndarray) -> np.ndarray:
-    """(R,) whether the exact sign-flip test of each row of (R, S) has p < 0.05."""
-    seeds = differences.shape[1]
-    signs = 1 - 2 * ((np.arange(2**seeds)[:, None] >> np.arange(seeds)) & 1)  # (2^S, S)
-    as_far = np.abs(differences @ signs.T) >= np.abs(differences.sum(1))[:, None] - 1e-9
-    return as_far.mean(1) < 0.05
-
-
 def bootstrap_covers(centred: np.ndarray, method: str, rng: np.random.Generator) -> float:
     """Share of rows whose bootstrap interval over seeds holds 0, the truth of `centred` (R, S)."""
     low, high = stats.bootstrap(
@@ -182,19 +174,19 @@ def evaluate(world: World, seeds: int, images: int, repeats: int) -> Row:
     sample = draw(world, seeds, images, repeats, rng)
     found, differences = squares_of(sample, rng), sample.differences
     centred = differences - sample.truth[:, None]
-    error = differences.std(1, ddof=1) / np.sqrt(seeds)
-    off, critical = centred.mean(1), stats.t.isf(0.025, seeds - 1)
-    once = stats.t.isf(0.05, seeds - 1)
     shift = detectable_in_sd(seeds, 0.05) * np.sqrt(centred.var(1, ddof=1).mean())  # the true spread
+    low, high, _ = t_columns(centred.T)
+    low_others, high_others, _ = t_columns(differences.T)
+    low_once, high_once, _ = t_columns(centred.T + margin, 0.9)  # `equivalence` accepts where it lies inside the margin
     fixed, broken = sample.fixed.sum(2), sample.broken.sum(2)  # (R, S)
     return Row(
-        t_covers=(np.abs(off) <= critical * error).mean(),
-        flip_rejects=flips_reject(centred).mean(),
+        t_covers=((low <= 0) & (high >= 0)).mean(),
+        flip_rejects=np.mean([sign_flip(row) < 0.05 for row in centred]),
         crossed_covers=(np.abs(found.mean) <= crossed_half_width(found, seeds, images)).mean(),
         satterthwaite_covers=(np.abs(found.mean) <= satterthwaite(found, seeds, images)).mean(),
-        t_covers_others=(np.abs(differences.mean(1)) <= critical * error).mean(),
-        equivalent=((off + margin + once * error < margin) & (off + margin - once * error > -margin)).mean(),
-        power=(np.abs(off + shift) > critical * error).mean(),
+        t_covers_others=((low_others <= 0) & (high_others >= 0)).mean(),
+        equivalent=((high_once < margin) & (low_once > -margin)).mean(),
+        power=(t_columns(centred.T + shift)[2] < 0.05).mean(),
         bca_covers=bootstrap_covers(centred, "BCa", rng),
         one_rejects=_exact(fixed, broken).mean(),
         pooled_rejects=_exact(fixed.sum(1), broken.sum(1)).mean(),

@@ -57,7 +57,7 @@ def test_long_names_have_a_line_of_their_own(tmp_path, capsys):
         write_run(tmp_path, BASELINE, seed, top1=0.4 + 0.01 * seed)
         write_run(tmp_path, HEAD, seed, variant=variant, top1=0.41, control="fourier")
     _, lines = shown(capsys, tmp_path, "--no-report")
-    assert all(len(line) <= 100 for line in lines) and lines[2] == f"hybrid_qhead {variant}"[:100]
+    assert all(len(line) <= 100 for line in lines) and lines[2] == f"hybrid_qhead {variant}"[:99] + "…"
     assert lines[3].split()[:2] == ["2", "41.00"]
 
 
@@ -85,6 +85,56 @@ def test_synthetic_and_planted_runs_are_marked_and_planted_ones_come_last(tmp_pa
     _, lines = shown(capsys, tmp_path, "--no-report")
     assert [line.split("(")[-1].split(")")[0] for line in lines[1:4]] == ["SYNTHETIC"] * 2 + ["SYNTHETIC, PLANTED"]
     assert any(line.startswith("SYNTHETIC: ") for line in lines) and any(line.startswith("PLANTED: ") for line in lines)
+
+
+def test_planted_runs_are_marked_and_last_in_the_details_and_with_a_long_variant(tmp_path, capsys):
+    variant = "control=planted,n_qubits=8,n_layers=6,alpha_start=0.25,angle_scaling=none,epochs_warmup=1,plant=0.0125"
+    for seed in (1, 2):
+        write_run(tmp_path, BASELINE, seed, images=1000)
+        write_run(tmp_path, HEAD, seed, variant, 0.9 + seed / 1000, images=1000)
+        write_run(tmp_path, CHANNELS, seed, images=1000)
+        write_run(tmp_path, CHANNELS, seed, "control=planted", 0.9 + seed / 1000, images=1000)
+    _, lines = shown(capsys, tmp_path, "--no-report", "--details")
+    runs = [line for line in lines if line.endswith("cifar100") and "recipe" not in line]
+    assert [line.startswith("PLANTED ") for line in runs] == [False] * 4 + [True] * 4
+    (named,) = [line for line in lines if line.startswith("hybrid_qhead control=planted") and "against" not in line]
+    assert named.endswith("… (PLANTED)") and len(named) == 100
+    headings = [line for line in lines if " against baseline_det: " in line]
+    assert ["(PLANTED) against" in line for line in headings] == [False, True, True]
+
+
+def test_dependence_on_the_branch_is_shown(tmp_path, capsys):
+    for seed, without in enumerate((0.41, 0.42, None)):  # the last was tested in phase A
+        found = {"top1": 0.43, "top1_without": without, "top1_shuffled": 0.4, "fixed": 30 + seed, "broken": 11}
+        write_run(tmp_path, BASELINE, seed, top1=0.4, images=1000)
+        write_run(tmp_path, HEAD, seed, top1=0.43, images=1000, constants=WARM, dependence=found if without else None)
+    _, lines = shown(capsys, tmp_path, "--details")
+    at = next(k for k, line in enumerate(lines) if line.startswith("  dependence on the branch"))
+    assert lines[at].endswith("(not what a network trained without it reaches), n = 2: top-1 43.00,")
+    assert lines[at + 1].split() == (
+        "without its branch 41.50, with the branch of another image 40.00; 30.5 images fixed, 11.0 broken".split()
+    )
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    found = summary["comparisons"][0]["dependence"]
+    assert found.pop("seeds") == [0, 1] and found == pytest.approx(
+        {"top1": 43, "top1_without": 41.5, "top1_shuffled": 40, "fixed": 30.5, "broken": 11}
+    )
+    html = (tmp_path / "report" / "index.html").read_text()
+    section = html[html.index('<section id="dependence">') : html.index('<section id="classes">')]
+    assert "not what a classical network would reach" in section
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", section[section.index("<tbody>") :])
+    assert cells == ["hybrid_qhead", "2", "43.00", "41.50", "40.00", "30.5", "11.0"]
+
+
+def test_each_set_of_seeds_has_its_line_of_the_baseline(tmp_path, capsys):
+    put_all(tmp_path)
+    for seed in range(3):
+        write_run(tmp_path, CHANNELS, seed, top1=0.41, images=1000)
+    _, lines = shown(capsys, tmp_path)
+    found = [line.split("  ")[0].split(" (")[1:] + line.split()[-4:] for line in lines if line.startswith("baseline")]
+    assert found == [["seeds 0-5)", "6", "40.30", "±", "0.27"], ["seeds 0-2)", "3", "40.30", "±", "0.30"]]
+    table = (tmp_path / "report" / "summary.tex").read_text()
+    assert r"baseline\_det (seeds 0-5) & 6 &" in table and r"baseline\_det (seeds 0-2) & 3 &" in table
 
 
 def test_runs_tested_with_the_branch_off_are_marked(tmp_path, capsys):
@@ -147,6 +197,26 @@ def _other_images(folder):
     np.savez(folder / "predictions.npz", **content)
 
 
+def _metrics(folder, change):
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    (folder / "metrics.csv").write_text("\n".join(change(line) for line in lines) + "\n")
+
+
+def _without_val_top1(folder):
+    place = (folder / "metrics.csv").read_text().split("\n")[0].split(",").index("val_top1")
+    _metrics(folder, lambda line: ",".join(cell for k, cell in enumerate(line.split(",")) if k != place))
+
+
+def _val_top1(folder, cell):
+    place = (folder / "metrics.csv").read_text().split("\n")[0].split(",").index("val_top1")
+
+    def change(line):
+        cells = line.split(",")
+        return line if cells[0] != "2" else ",".join([*cells[:place], cell, *cells[place + 1 :]])
+
+    _metrics(folder, change)
+
+
 DAMAGE = {  # what happens to seed 1 of the head: what is said of it
     "unfinished": (lambda f: (f / "result.json").unlink(), "not finished"),
     "cut result": (lambda f: _cut(f / "result.json"), "cannot read"),
@@ -162,6 +232,14 @@ DAMAGE = {  # what happens to seed 1 of the head: what is said of it
     "other accuracy": (lambda f: _edit(f / "result.json", test_top1=0.9), "result.json says 90.0000%"),
     "other images": (_other_images, "other test images"),
     "no metrics": (lambda f: (f / "metrics.csv").unlink(), "metrics.csv"),
+    "metrics without val_top1": (_without_val_top1, "row 1: expected a number from 0 to 1 for val_top1, got None"),
+    "a word in metrics": (
+        lambda f: _val_top1(f, "much"),
+        "row 2: expected a number from 0 to 1 for val_top1",
+    ),
+    "NaN in metrics": (lambda f: _val_top1(f, "nan"), "row 2: expected a number from 0 to 1 for val_top1, got nan"),
+    "no dependence": (lambda f: _edit(f / "result.json", dependence={"top1": 2}), "null or numbers top1, top1_without"),
+    "fewer images": (lambda f: _edit(f / "result.json", test_images=999), "1000 images, result.json says 999"),
     "pickled": (lambda f: np.savez(f / "predictions.npz", index=np.array([{}]), label=0, logits=0), "damaged"),
     "a copy": (lambda f: shutil.copytree(f, f.parent / "seed01"), "the same run as"),
 }
@@ -176,6 +254,52 @@ def test_one_damaged_run_is_named_and_stops_no_comparison(tmp_path, capsys, case
     (left_out,) = [line for line in lines if line.startswith("left out: ")]
     assert reason in left_out and re.search(r"seed0?1", left_out)
     assert re.match(rf"hybrid_qhead +{3 if case == 'a copy' else 2} ", lines[-1])
+
+
+def _reorder(folder):
+    content = dict(np.load(folder / "predictions.npz"))
+    order = np.roll(np.arange(len(content["index"])), 1)
+    np.savez(folder / "predictions.npz", **{key: content[key][order] for key in ("index", "label", "logits")})
+
+
+@pytest.mark.parametrize("how", ["reordered", "another number"])
+def test_a_seed_on_other_test_images_than_the_others_is_left_out_by_name(tmp_path, capsys, how):
+    """In the run and in its baseline alike, so that the pair by itself is a good one."""
+    put_all(tmp_path, seeds=range(4))
+    for name in (BASELINE, HEAD):
+        folder = tmp_path / name / "seed0"
+        if how == "reordered":
+            _reorder(folder)
+        else:
+            shutil.rmtree(folder)
+            write_run(tmp_path, name, 0, images=900, constants=WARM if name == HEAD else None)
+    _, lines = shown(capsys, tmp_path)
+    (left_out,) = [line for line in lines if line.startswith("left out: ")]
+    expected = f"of other test images, or in another order, than those of {tmp_path / HEAD / 'seed1'}"
+    assert left_out.startswith(f"left out: {tmp_path / HEAD / 'seed0'}: ") and left_out.endswith(expected)
+    assert re.match(r"hybrid_qhead +3 ", lines[3])
+
+
+def test_rows_of_two_recipes_are_told_apart(tmp_path, capsys):
+    """Secondary outcomes and classes name recipe, data set and baseline, and the page has a table for each."""
+    for rate in (0.01, 0.02):
+        for name in (BASELINE, HEAD):
+            for seed in range(3):
+                top1 = 0.4 + rate + (0.01 + seed / 500 if name == HEAD else 0)
+                more = WARM if name == HEAD else {}
+                write_run(tmp_path / str(rate), name, seed, top1=top1, images=1000, constants={"MAX_LR": rate, **more})
+    shown(capsys, tmp_path / "0.01", tmp_path / "0.02")
+    report = tmp_path / "0.01" / "report"
+    summary = json.loads((report / "summary.json").read_text())
+    recipes = {entry["recipe"] for entry in summary["comparisons"]}
+    assert len(recipes) == 2
+    for row in summary["secondary"] + summary["classes"]:
+        assert (row["dataset"], row["baseline"]) == ("cifar100", BASELINE) and row["recipe"] in recipes
+    html = (report / "index.html").read_text()
+    for recipe in recipes:
+        assert html.count(f"hybrid_qhead (recipe {recipe}): 120 classes and superclasses") == 1
+        assert sum(row["recipe"] == recipe for row in summary["classes"]) == 120
+        assert f"<h3>hybrid_qhead (recipe {recipe})" in html
 
 
 def test_two_different_runs_of_one_name_are_both_left_out(tmp_path, capsys):

@@ -3,18 +3,24 @@
 from collections import Counter
 
 from qcifar.comparison.runs import BASELINE, Report
-from qcifar.comparison.series import Pair, Series, marks_of, short_name
+from qcifar.comparison.series import Pair, Series, key_of, marks_of, short_name
 from qcifar.comparison.words import count, interval, listed, number, p_value, signed, span
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
-NOT_CLASSICAL = (None, "quantum", "off", "jitter", "planted")  # controls with no classical part in the circuit's place
+# Controls that put something classical, which could do the same work, in the circuit's place. Not frozen and product
+# (circuits themselves), nor noise, shuffled, constant, off, jitter and planted (nothing that is made of the image).
+CLASSICAL = {
+    "cifar100_hybrid_qhead": ("fourier", "linear", "tanh", "mlp"),
+    "cifar100_quantum_channels": ("raw", "fourier"),
+}
 
 
 def cards(pairs: list[Pair]) -> list[dict]:
     """One for each comparison: what a reader needs who reads nothing else."""
-    found = []
+    found, names = [], [_name_of(pair) for pair in pairs]
     for pair in pairs:
         entry = pair.entry
+        several = names.count(_name_of(pair)) > 1
         sentences = [entry["why"]]
         if "branch off" in marks_of(entry):
             seeds = listed(entry["branch_off_seeds"])
@@ -22,7 +28,7 @@ def cards(pairs: list[Pair]) -> list[dict]:
         if entry["across_recipes"]:
             sentences.append(f"The recipes differ in more than the branch: {'; '.join(entry['across_recipes'])}.")
         found.append({
-            "name": short_name(entry["experiment"], entry["variant"]),
+            "name": short_name(entry["experiment"], entry["variant"]) + f" (recipe {entry['recipe']})" * several,
             "experiment": entry["experiment"],
             "marks": marks_of(entry),
             "verdict": entry["verdict"],
@@ -35,6 +41,10 @@ def cards(pairs: list[Pair]) -> list[dict]:
             "why": sentences,
         })  # fmt: skip
     return found
+
+
+def _name_of(pair: Pair) -> tuple:
+    return tuple(pair.entry[key] for key in ("experiment", "variant", "dataset"))
 
 
 def in_short(pairs: list[Pair]) -> str:
@@ -79,6 +89,23 @@ def mcnemar(pairs: list[Pair]) -> dict:
     return {"head": head, "rows": rows, "words": 1}
 
 
+def dependence(pairs: list[Pair]) -> dict:
+    """What the trained networks answer without what their branch says of an image, where there is one."""
+    head = [
+        "experiment", "seeds", "top-1 (%)", "without its branch (%)", "branch of another image (%)",
+        "fixed (images)", "broken (images)",
+    ]  # fmt: skip
+    rows = [
+        [
+            pair.label, str(len(used["seeds"])), number(used["top1"]), number(used["top1_without"]),
+            number(used["top1_shuffled"]), number(used["fixed"], 1), number(used["broken"], 1),
+        ]
+        for pair in pairs
+        if (used := pair.entry["dependence"])
+    ]  # fmt: skip
+    return {"head": head, "rows": rows, "words": 1}
+
+
 def runs(series: list[Series]) -> dict:
     """Every run that the report was made of."""
     head = [
@@ -99,8 +126,8 @@ def runs(series: list[Series]) -> dict:
     return {"head": head, "rows": rows, "words": 1}
 
 
-def secondary(rows: list[dict], labels: dict[tuple[str, str], str]) -> dict:
-    """Outcomes that were not the one decided on; `labels` has the names, with marks, by experiment and variant."""
+def secondary(rows: list[dict], labels: dict[tuple, str]) -> dict:
+    """Outcomes that were not the one decided on; `labels` has the names, with marks, by `key_of`."""
     head = ["experiment", "outcome", "unit", "mean", "baseline", "difference", "95 % other seeds", "p t", "p Holm"]
     cells = [
         [
@@ -113,20 +140,19 @@ def secondary(rows: list[dict], labels: dict[tuple[str, str], str]) -> dict:
     return {"head": head, "rows": cells, "words": 3}
 
 
-def by_class(rows: list[dict], labels: dict[tuple[str, str], str]) -> list[dict]:
+def by_class(rows: list[dict], labels: dict[tuple, str]) -> list[dict]:
     """One table for each comparison, superclasses first; `labels` as for `secondary`."""
-    tables: dict[str, list] = {}
+    tables: dict[tuple, list] = {}
+    titles = {key_of(row): _label(row, labels) for row in rows}
     for row in sorted(rows, key=lambda row: row["kind"] != "superclass"):
         cells = [row["kind"], row["name"].replace("_", " "), signed(row["difference"]), interval(row["interval_seeds"])]
-        name = _label(row, labels)
-        tables.setdefault(name, []).append([*cells, p_value(row["p_holm"])])
+        tables.setdefault(key_of(row), []).append([*cells, p_value(row["p_holm"])])
     head = ["kind", "name", "difference (points)", "95 % other seeds", "p Holm"]
-    return [{"title": name, "head": head, "rows": cells, "words": 2} for name, cells in tables.items()]
+    return [{"title": titles[key], "head": head, "rows": cells, "words": 2} for key, cells in tables.items()]
 
 
-def _label(row: dict, labels: dict[tuple[str, str], str]) -> str:
-    key = row["experiment"], row["variant"]
-    return labels.get(key) or short_name(*key)
+def _label(row: dict, labels: dict[tuple, str]) -> str:
+    return labels.get(key_of(row)) or short_name(row["experiment"], row["variant"])
 
 
 def confusions(series: list[Series], pairs: list[dict]) -> dict:
@@ -250,9 +276,11 @@ def _about_circuits(report: Report) -> list[str]:
         "no advantage over "
         "one can be seen."
     ]
-    if all(run.control in NOT_CLASSICAL for run in hybrids):
-        found.append(
-            "That the circuit is the cause. No run here puts a classical part in its place, so a gain could come from "
-            "the added weights and inputs alone."
-        )
+    for experiment in dict.fromkeys(run.experiment for run in hybrids):  # a twin of one says nothing about another
+        named = CLASSICAL.get(experiment, sum(CLASSICAL.values(), ()))
+        if not any(run.experiment == experiment and run.control in named for run in hybrids):
+            found.append(
+                f"That the circuit is the cause in {short_name(experiment, '')}. No run of it here puts a classical "
+                "part in the circuit's place, so a gain could come from the added weights and inputs alone."
+            )
     return found

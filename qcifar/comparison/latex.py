@@ -1,7 +1,7 @@
 """The main table for a paper: booktabs, plain LaTeX."""
 
 from qcifar.comparison.series import Pair, marks_of, short_name
-from qcifar.comparison.words import listed, span
+from qcifar.comparison.words import listed, seeds_in_short, span
 
 ESCAPED = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "^": r"\textasciicircum{}",
@@ -40,12 +40,14 @@ def table(pairs: list[Pair], made: dict) -> str:
 
 
 def _baselines(pairs: list[Pair]) -> dict[tuple[str, int], float]:
-    """Name and number of seeds of each baseline -> its mean; the recipe is named where there are several."""
-    several = len({pair.entry["recipe"] for pair in pairs}) > 1
+    """Name and number of seeds of each baseline -> its mean; recipe and seeds are named where there are several."""
+    entries = [pair.entry for pair in pairs]
+    several = len({entry["recipe"] for entry in entries}) > 1
+    sets = len({tuple(entry["seeds"]) for entry in entries}) > 1
     found = {}
-    for pair in pairs:
-        entry = pair.entry
+    for entry in entries:
         mark = " (SYNTHETIC)" if entry["dataset"] == "synthetic" else ""
+        mark += f" (seeds {seeds_in_short(entry['seeds'])})" if sets else ""
         name = short_name(entry["baseline"], f"({entry['recipe']})" if several else "") + mark
         found.setdefault((name, entry["n_seeds"]), entry["mean_baseline"])
     return found

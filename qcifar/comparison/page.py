@@ -8,15 +8,15 @@ from qcifar.comparison import content, curves, elsewhere, latex, pictures, plots
 from qcifar.comparison.figures import MOST_PANELS, Drawn, finish, look
 from qcifar.comparison.outcomes import CIFAR_100, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.runs import Report
-from qcifar.comparison.series import Pair, Series, pairs_of, plain, predictions_of, series_of
+from qcifar.comparison.series import Pair, Series, key_of, pairs_of, plain, predictions_of, series_of
 from qcifar.files import write_whole
 
 TEMPLATE = "report.html.j2"
 SECTIONS = (  # id, what the link to it says
     ("verdicts", "Verdicts"), ("planned", "As planned?"), ("differences", "Differences"), ("training", "Training"),
-    ("classes", "Classes"), ("images", "Images"), ("circuits", "Circuits"),
-    ("hardware", "Shots, noise, devices"), ("recipe", "Recipe"), ("plan", "Plan"),
-    ("left-out", "Left out"), ("secondary", "Secondary outcomes"), ("limits", "What this does not show"),
+    ("dependence", "Dependence"), ("classes", "Classes"), ("images", "Images"), ("circuits", "Circuits"),
+    ("hardware", "Shots, noise, devices"), ("recipe", "Recipe"), ("plan", "Plan"), ("left-out", "Left out"),
+    ("secondary", "Secondary outcomes"), ("limits", "What this does not show"),
 )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def page(
     map_labels, sheet = pictures.contact_sheet(series, report.images)
     changed = [pictures.changed_images(pair, report.images) for pair in pairs[:MOST_PANELS]]
     summary = report.summary
-    labels = {(pair.entry["experiment"], pair.entry["variant"]): pair.label for pair in pairs}
+    labels = {key_of(pair.entry): pair.label for pair in pairs}
     return environment.get_template(TEMPLATE).render(
         sections=SECTIONS,
         summary=summary,
@@ -116,6 +116,7 @@ def page(
         hardware_words=[*elsewhere.sentences(hardware[0]), *hardware[1]],
         numbers=content.numbers(pairs),
         mcnemar=content.mcnemar(pairs),
+        dependence=content.dependence(pairs),
         runs=content.runs(series),
         secondary=content.secondary(summary["secondary"], labels),
         by_class=content.by_class(summary["classes"], labels),

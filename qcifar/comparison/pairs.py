@@ -25,12 +25,17 @@ class Paired:
 
 
 def group_runs(runs: list[FinishedRun]) -> list[Group]:
-    """Runs that differ in nothing but the seed, the baselines first."""
+    """Runs that differ in nothing but the seed, the baselines first and planted ones last."""
     groups: dict[tuple, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault((run.dataset, run.recipe, run.experiment, run.variant), []).append(run)
     made = [Group(tuple(sorted(members, key=lambda run: run.seed))) for members in groups.values()]
-    return sorted(made, key=lambda group: (group.first.dataset, group.first.experiment != BASELINE, group.name))
+
+    def place(group: Group) -> tuple:
+        run = group.first
+        return run.control == "planted", run.dataset, run.experiment != BASELINE, group.name
+
+    return sorted(made, key=place)
 
 
 def with_predictions(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:
@@ -102,13 +107,33 @@ def _on_common_seeds(group: Group, base: Group, across: list[str]) -> tuple[Pair
         partner = partners.get(run.seed)
         if partner is None:
             reason = f"no run of {base.name} with seed {run.seed}"
-        elif not np.array_equal(run.predictions.index, partner.predictions.index) or not np.array_equal(
-            run.predictions.label, partner.predictions.label
-        ):
+        elif not run.predictions.of_the_same_images(partner.predictions):
             reason = f"its predictions are of other test images than those of {partner.folder}"
         else:
             kept.append((run, partner))
             continue
         left_out.append({"folder": str(run.folder), "reason": reason})
+    kept, others = _on_the_same_images(kept)
     ours, theirs = (tuple(side) for side in zip(*kept, strict=True)) if kept else ((), ())
-    return Paired(Group(ours), Group(theirs), across), left_out
+    return Paired(Group(ours), Group(theirs), across), left_out + others
+
+
+def _on_the_same_images(pairs: list[tuple[FinishedRun, FinishedRun]]) -> tuple[list, list[dict]]:
+    """Those on the test images that most seeds have, in their order, and why the others are left out.
+
+    Images are compared over seeds, too: what one seed says of an image stands beside what the others say of it.
+    """
+    kinds: list[list] = []
+    for pair in pairs:
+        alike = (kind for kind in kinds if kind[0][0].predictions.of_the_same_images(pair[0].predictions))
+        kind = next(alike, None)
+        if kind is None:
+            kinds.append([pair])
+        else:
+            kind.append(pair)
+    if not kinds:
+        return [], []
+    most = max(kinds, key=len)
+    reason = f"its predictions are of other test images, or in another order, than those of {most[0][0].folder}"
+    others = [{"folder": str(run.folder), "reason": reason} for kind in kinds if kind is not most for run, _ in kind]
+    return most, others

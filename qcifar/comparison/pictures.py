@@ -21,6 +21,7 @@ SHEET_IMAGES = 24
 SHEET_GROUPS = 3  # whose maps are shown
 SHOWN = 12  # images that are fixed, and as many that are broken
 MAP_COLOURS = "PuOr"  # orange is negative, purple positive
+WITH_CIRCUITS = ("quantum", "product")  # controls whose networks see the circuits' maps
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,13 @@ def scale_colours() -> str:
 
 
 def find_descriptors(run: FinishedRun) -> dict[str, dict] | None:
-    """The caches of a run's two maps of the test images, {"edge": arrays, "tex": arrays}; None where one is not "
-    "there."""
+    """The caches of the two maps that a run saw of the test images, {"edge": arrays, "tex": arrays}.
+
+    None where one is not there, and for a control that puts something else in the maps' place: its identity names the
+    circuits, too, but its network never saw their maps.
+    """
+    if run.control not in WITH_CIRCUITS:
+        return None
     top = next((path for path in run.folder.parents if path.name == run.experiment), None)
     identity = run.config["identity"]
     circuits = identity.get("circuits")

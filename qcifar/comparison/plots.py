@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from qcifar.comparison.figures import WIDTH, Drawn, finish, first_panels, name_axes, panels
-from qcifar.comparison.series import GRID, INK, MUTED, Pair, seeds_of
+from qcifar.comparison.series import GRID, INK, MUTED, Pair, key_of, seeds_of
 from qcifar.comparison.words import count, interval, listed, signed
 
 SEEDS_NAMED = 12  # in a panel, while there is room
@@ -166,12 +166,11 @@ def _superclass_panel(ax, pair: Pair, classes: list[dict], members: dict[str, li
 
 def _rows_of(pair: Pair, classes: list[dict], kind: str) -> dict[str, dict]:
     """name -> row of one comparison."""
-    entry = pair.entry
+    key = key_of(pair.entry)
     return {
         row["name"]: row
         for row in classes
-        if (row["experiment"], row["variant"], row["kind"]) == (entry["experiment"], entry["variant"], kind)
-        and row["difference"] is not None
+        if row["kind"] == kind and key_of(row) == key and row["difference"] is not None
     }
 
 

@@ -3,6 +3,7 @@
 import csv
 import functools
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "cifar100_baseline_det"
+DEPENDENCE = {"top1": 1, "top1_without": 1, "top1_shuffled": 1, "fixed": math.inf, "broken": math.inf}  # largest value
 KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}
 
@@ -36,6 +38,10 @@ class Predictions:
     def correct(self) -> np.ndarray:
         """(I,) bool."""
         return self.predicted == self.label
+
+    def of_the_same_images(self, other: "Predictions") -> bool:
+        """Whether both are of the same images in the same order."""
+        return np.array_equal(self.index, other.index) and np.array_equal(self.label, other.label)
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,20 @@ def read_run(folder: Path) -> FinishedRun:
     for name in ("experiment", "variant", "recipe"):
         if config.get(name) != result[name]:
             raise InputError(f"{name} is {result[name]!r} in result.json and {config.get(name)!r} in config.json")
+    _refuse_no_dependence(result.get("dependence"))
     return FinishedRun(folder, result, config)
+
+
+def _refuse_no_dependence(found) -> None:
+    """Raise `InputError` unless `found` is None, or what `qcifar.quantum.dependence.scores_of` gives."""
+    numbers = found if isinstance(found, dict) else {}
+    whole = all(
+        type(value := numbers.get(name)) in (int, float) and 0 <= value <= high and math.isfinite(value)
+        for name, high in DEPENDENCE.items()
+    )
+    if found is not None and not whole:
+        expected = f"null or numbers {', '.join(DEPENDENCE)}"
+        raise InputError(f"result.json: expected {expected} for dependence, got {found!r}; run it again")
 
 
 def _without_doubles(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[dict]]:
@@ -161,6 +180,12 @@ def read_metrics(path: Path) -> list[dict]:
         raise InputError(f"cannot read {path} ({error})") from None
     if not rows or "epoch" not in rows[0]:
         raise InputError(f"{path}: expected one row for each epoch, got none")
+    for k, row in enumerate(rows, 1):
+        for name, high in (("epoch", math.inf), ("val_top1", 1)):
+            value = row.get(name)
+            if not isinstance(value, float) or not math.isfinite(value) or not 0 <= value <= high:
+                to = f" to {high}" if high < math.inf else ""
+                raise InputError(f"{path}, row {k}: expected a number from 0{to} for {name}, got {value!r}")
     return rows
 
 
@@ -181,6 +206,8 @@ def read_predictions(path: Path, result: dict) -> Predictions:
         raise InputError(f"{path}: expected n whole numbers index and label, and logits (n, classes), got {shapes}")
     if not np.isfinite(logits).all() or label.min() < 0 or label.max() >= logits.shape[1]:
         raise InputError(f"{path}: expected finite logits, and labels from 0 to {logits.shape[1] - 1}")
+    if len(index) != result["test_images"]:
+        raise InputError(f"{path}: {len(index)} images, result.json says {result['test_images']}")
     predicted = logits.argmax(1).astype(np.int16)
     top1 = (predicted == label).mean()
     if abs(top1 - result["test_top1"]) > 1e-6:

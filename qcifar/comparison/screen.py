@@ -1,18 +1,21 @@
 """What `compare_runs.py` prints: a short table, what must be said beside it, and on request every run and test."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from qcifar.comparison.pairs import Paired
-from qcifar.comparison.runs import FinishedRun
+from qcifar.comparison.runs import FinishedRun, Group
+from qcifar.comparison.series import plain
 from qcifar.comparison.summary import interim
+from qcifar.comparison.words import seeds_in_short
 
 WIDTH = 100  # columns
 CELLS = "{:>3}  {:>13}  {:>24}  {}"  # n, top-1, difference, verdict
 # heading of the table of runs: how a result gives the cell
 RUNS = {
-    "experiment": lambda r: r["experiment"].removeprefix("cifar100_"),
+    "experiment": lambda r: "PLANTED " * (r["control"] == "planted") + r["experiment"].removeprefix("cifar100_"),
     "variant": lambda r: r["variant"],
     "seed": lambda r: f"{r['seed']}",
     "epochs": lambda r: f"{r['epochs']}",
@@ -35,18 +38,17 @@ TO_THE_LEFT = {"experiment", "variant", "start", "data", "precision", "recipe"}
 
 def table(entries: list[dict], pairs: list[Paired]) -> str:
     """The comparisons in at most 100 columns: what is compared, n, top-1, difference with its interval, verdict."""
-    bases = {(pair.base.first.dataset, pair.base.first.recipe): pair.base for pair in pairs}
-    accuracies = {
-        (run.experiment, run.variant, run.recipe): [one.top1 for one in pair.group.runs]
-        for pair in pairs
-        for run in [pair.group.first]
-    }
+    # Pairs may have different seeds in common with one baseline: each set of seeds has its mean, and so its line.
+    bases = {(*_recipe_of(pair.base), tuple(pair.base.seeds)): pair.base for pair in pairs}
+    sets = Counter(_recipe_of(base) for base in bases.values())
     lines = [("experiment", CELLS.format("n", "test top-1", "difference [95 %]", "verdict"))]
     for base in bases.values():
         values = [run.top1 for run in base.runs]
-        lines.append((_label(_names(base.first)), CELLS.format(len(values), spread(values), "", "").rstrip()))
-    for entry in sorted(entries, key=lambda one: (one["planted"], one["dataset"])):
-        values = accuracies[entry["experiment"], entry["variant"], entry["recipe"]]
+        seeds = base.seeds if sets[_recipe_of(base)] > 1 else []
+        lines.append((_label(_names(base.first, seeds)), CELLS.format(len(values), spread(values), "", "").rstrip()))
+    both = sorted(zip(entries, pairs, strict=True), key=lambda one: (one[0]["planted"], one[0]["dataset"]))
+    for entry, pair in both:
+        values = [run.top1 for run in pair.group.runs]
         interval = entry["interval_seeds"]
         between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
         shown = CELLS.format(
@@ -57,26 +59,34 @@ def table(entries: list[dict], pairs: list[Paired]) -> str:
     width = min(narrow, max(len(label) for label, _ in lines))
     # A long name has a line of its own.
     return "\n".join(
-        f"{label:<{width}}  {cells}" if len(label) <= width else f"{label[:WIDTH]}\n{'':<{width}}  {cells}"
+        f"{label:<{width}}  {cells}" if len(label) <= width else f"{label}\n{'':<{width}}  {cells}"
         for label, cells in lines
     )
 
 
-def _names(run: FinishedRun) -> dict:
-    return {"experiment": run.experiment, "variant": run.variant, "dataset": run.dataset, "planted": False}
+def _recipe_of(group: Group) -> tuple[str, str]:
+    return group.first.dataset, group.first.recipe
+
+
+def _names(run: FinishedRun, seeds: list[int]) -> dict:
+    planted = run.control == "planted"
+    names = {"experiment": run.experiment, "variant": run.variant, "control": run.control, "dataset": run.dataset}
+    return names | {"planted": planted, "only": f"seeds {seeds_in_short(seeds)}" if seeds else ""}
 
 
 def _label(entry: dict) -> str:
+    """Name and marks in at most 100 columns; the variant is cut where it is longer, a mark never."""
     marks = [
         "SYNTHETIC" if entry["dataset"] == "synthetic" else "",
         "PLANTED" if entry["planted"] else "",
         "across recipes" if entry.get("across_recipes") else "",
         "exploratory" if entry.get("exploratory") else "",
         "branch off" if entry.get("branch_off_seeds") and entry["control"] not in ("off", "jitter") else "",
+        entry.get("only", ""),
     ]
-    name = " ".join(filter(None, (entry["experiment"].removeprefix("cifar100_"), entry["variant"])))
     said = ", ".join(filter(None, marks))
-    return f"{name} ({said})" if said else name
+    said = f" ({said})" if said else ""
+    return plain(name_of(entry), max(WIDTH - len(said), 20)) + said
 
 
 def spread(values: list[float]) -> str:
@@ -119,10 +129,10 @@ def name_of(entry: dict) -> str:
 def details(entries: list[dict]) -> str:
     """Every test of every comparison, and why its verdict is what it is."""
     blocks = []
-    for entry in entries:
+    for entry in sorted(entries, key=lambda one: one["planted"]):
         interval = entry["interval_seeds_images"]
         lines = [
-            f"\n{name_of(entry)} against {entry['baseline'].removeprefix('cifar100_')}: {entry['verdict']}",
+            f"\n{_label(entry)} against {entry['baseline'].removeprefix('cifar100_')}: {entry['verdict']}",
             f"  {entry['why']}",
             f"  seeds {', '.join(map(str, entry['seeds']))}; {entry['test_images']:,} test images",
             "  other seeds and other images of the kind: "
@@ -138,6 +148,13 @@ def details(entries: list[dict]) -> str:
                     f"{one['seed']}: {one['fixed']}, {one['broken']}, {_p(one['p'])}" for one in entry["mcnemar"]
                 )
             )
+        if used := entry["dependence"]:
+            lines += [
+                "  dependence on the branch (not what a network trained without it reaches), "
+                f"n = {len(used['seeds'])}: top-1 {used['top1']:.2f},",
+                f"    without its branch {used['top1_without']:.2f}, with the branch of another image "
+                f"{used['top1_shuffled']:.2f}; {used['fixed']:.1f} images fixed, {used['broken']:.1f} broken",
+            ]
         if entry["across_recipes"]:
             lines.append("  recipes differ in " + "; ".join(entry["across_recipes"]))
         blocks.append("\n".join(lines))
@@ -153,7 +170,8 @@ def _points(value: float | None) -> str:
 
 
 def table_of_runs(runs: list[FinishedRun]) -> str:
-    """One line for each run; text columns to the left, numbers to the right."""
+    """One line for each run, planted ones last; text columns to the left, numbers to the right."""
+    runs = sorted(runs, key=lambda run: run.control == "planted")
     rows = [list(RUNS)] + [[cell(run.result) for cell in RUNS.values()] for run in runs]
     widths = [max(len(row[k]) for row in rows) for k in range(len(RUNS))]
     return "\n".join(

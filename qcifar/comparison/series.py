@@ -71,7 +71,7 @@ def series_of(report: Report) -> list[Series]:
     for group in report.groups:
         merged.setdefault(_key_of_group(group), {}).update((run.seed, run) for run in group.runs)
     groups = [Group(tuple(runs[seed] for seed in sorted(runs))) for runs in merged.values()]
-    planted = {_key(entry) for entry in report.summary["comparisons"] if entry["planted"]}
+    planted = {key_of(entry) for entry in report.summary["comparisons"] if entry["planted"]}
     names = [(group.name, group.first.dataset) for group in groups]
     found, others = [], 0
     for place, group in enumerate(groups):
@@ -94,7 +94,7 @@ def pairs_of(report: Report, series: list[Series]) -> list[Pair]:
     by_key = {_key_of_group(one.group): one for one in series}
     found = []
     for entry in report.summary["comparisons"]:
-        mine = by_key.get(_key(entry))
+        mine = by_key.get(key_of(entry))
         name = mine.label if mine else plain(short_name(entry["experiment"], entry["variant"]))
         label = " ".join([name, *(mark for mark in marks_of(entry) if f" {mark}" not in name)])
         found.append(Pair(entry, label, mine, _baseline_of(entry, series)))
@@ -113,7 +113,8 @@ def _baseline_of(entry: dict, series: list[Series]) -> Series | None:
     return min((one for one in named if one.group.first.dataset == entry["dataset"]), key=distance, default=None)
 
 
-def _key(entry: dict) -> tuple:
+def key_of(entry: dict) -> tuple:
+    """What tells the group of a comparison, and of its rows in summary.json, from all others."""
     return entry["experiment"], entry["variant"], entry["recipe"], entry["dataset"]
 
 

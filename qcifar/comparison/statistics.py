@@ -37,15 +37,19 @@ def no_spread(differences: np.ndarray) -> np.ndarray:
     return np.ptp(differences, axis=0) <= 1e-9 * np.maximum(1.0, np.abs(differences).max(axis=0))
 
 
-def t_columns(differences: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def t_columns(
+    differences: np.ndarray, level: float = 0.95, identical: np.ndarray | bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Student's paired t for each column at once.
 
     Args:
         differences: (S, K), S seeds of K things that are compared.
+        identical: (K,), or one for all: whether differences that are all zero come of answers that are the same. If
+            not, as many are right by chance; only the caller knows.
 
     Returns:
         low, high (K,) of the interval of the mean, and two-sided p (K,). NaN where the seeds have no spread: then
-        the true spread is only known to be smaller than one image. All differences zero give [0, 0] and p = 1.
+        the true spread is only known to be smaller than one image. Identical answers give [0, 0] and p = 1.
     """
     differences = np.asarray(differences, np.float64)
     seeds, columns = differences.shape
@@ -57,24 +61,24 @@ def t_columns(differences: np.ndarray, level: float = 0.95) -> tuple[np.ndarray,
         found = stats.ttest_1samp(differences[:, ~constant], 0.0)
         low[~constant], high[~constant] = found.confidence_interval(level)
         p[~constant] = found.pvalue
-    zero = constant & (np.abs(differences).max(axis=0) <= 1e-9)
+    zero = constant & (np.abs(differences).max(axis=0) <= 1e-9) & identical
     low[zero], high[zero], p[zero] = 0.0, 0.0, 1.0
     return low, high, p
 
 
-def t_interval(differences: np.ndarray, level: float = 0.95) -> Interval | None:
+def t_interval(differences: np.ndarray, level: float = 0.95, identical: bool = True) -> Interval | None:
     """Student's interval of the mean of paired differences (S,): other seeds, these test images.
 
     mean ± t(S-1) · sd / √S (Student 1908). None for fewer than two seeds, and where all differences are equal and
-    not zero.
+    not zero, or zero and not `identical` (see `t_columns`).
     """
-    (low,), (high,), _ = t_columns(np.reshape(differences, (-1, 1)), level)
+    (low,), (high,), _ = t_columns(np.reshape(differences, (-1, 1)), level, identical)
     return None if math.isnan(low) else Interval(float(low), float(high))
 
 
-def t_test(differences: np.ndarray) -> float | None:
+def t_test(differences: np.ndarray, identical: bool = True) -> float | None:
     """Two-sided p of Student's paired t test of differences (S,); None as in `t_interval`."""
-    _, _, (p,) = t_columns(np.reshape(differences, (-1, 1)))
+    _, _, (p,) = t_columns(np.reshape(differences, (-1, 1)), identical=identical)
     return None if math.isnan(p) else float(p)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.pairs import Paired
 from qcifar.comparison.plan import Plan, in_checks, in_family, missing_members, planned_seeds
-from qcifar.comparison.runs import BASELINE
+from qcifar.comparison.runs import BASELINE, DEPENDENCE, Group
 from qcifar.comparison.verdict import class_differences, compare, decide, epochs_to, secondary, with_holm
 
 THRESHOLD = 0.9  # of the baseline's best validation top-1, for the epochs to a threshold
@@ -40,6 +40,7 @@ def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[d
                 "twin": bool(planned) and base.name != BASELINE,
                 "across_recipes": pair.across,
                 "branch_off_seeds": [one.seed for one in pair.group.runs if one.result.get("branch_on") is False],
+                "dependence": dependence(pair.group),
                 **compare(*pair.correct(), pair.group.seeds, margin),
             }
         )
@@ -60,6 +61,20 @@ def interim(entry: dict) -> str:
     return f"Interim: {entry['n_seeds']} of {wanted} planned seeds." if wanted and entry["n_seeds"] < wanted else ""
 
 
+def dependence(group: Group) -> dict | None:
+    """How much the trained networks lean on their quantum part: the means of `dependence` over the runs that have it.
+
+    Returns:
+        `seeds`; `top1`, `top1_without` and `top1_shuffled` in percent; `fixed` and `broken` images. None without any.
+    """
+    known = [(run.seed, run.result["dependence"]) for run in group.runs if run.result.get("dependence")]
+    if not known:
+        return None
+    means = {name: float(np.mean([found[name] for _, found in known])) for name in DEPENDENCE}
+    means |= {name: 100 * value for name, value in means.items() if name.startswith("top1")}
+    return {"seeds": [seed for seed, _ in known], **means}
+
+
 def secondary_rows(pairs: list[Paired]) -> list[dict]:
     """Secondary outcomes of all pairs, corrected together."""
     rows = []
@@ -73,8 +88,20 @@ def secondary_rows(pairs: list[Paired]) -> list[dict]:
             ]
             for group in (pair.group, pair.base)
         )
-        rows += [_named(pair) | row for row in secondary(ours, theirs)]
+        rows += [_named(pair) | row for row in secondary(ours, theirs, _identical(pair))]
     return with_holm(rows)
+
+
+def _identical(pair: Paired) -> bool:
+    """Whether both say the same of each image in all seeds, with the same probability."""
+    both = [
+        (mine.predictions, theirs.predictions) for mine, theirs in zip(pair.group.runs, pair.base.runs, strict=True)
+    ]
+    return all(
+        np.array_equal(mine.predicted, theirs.predicted)
+        and np.array_equal(mine.true_probability, theirs.true_probability)
+        for mine, theirs in both
+    )
 
 
 def class_rows(pairs: list[Paired]) -> list[dict]:
@@ -93,7 +120,14 @@ def class_rows(pairs: list[Paired]) -> list[dict]:
 
 
 def _named(pair: Paired) -> dict:
-    return {"experiment": pair.group.first.experiment, "variant": pair.group.first.variant}
+    run = pair.group.first
+    return {
+        "experiment": run.experiment,
+        "variant": run.variant,
+        "recipe": run.recipe,
+        "dataset": run.dataset,
+        "baseline": pair.base.name,
+    }
 
 
 def csv_of(entries: list[dict]) -> str:

@@ -211,12 +211,14 @@ def _p(p: float) -> str:
     return f"p {p:.3f}" if p < 0.1 else f"p {p:.2f}"
 
 
-def secondary(outcomes: Sequence[dict], baseline: Sequence[dict]) -> list[dict]:
+def secondary(outcomes: Sequence[dict], baseline: Sequence[dict], identical: bool) -> list[dict]:
     """Rows of the secondary outcomes of one comparison, and of the spread of top-1 over seeds.
 
     Args:
         outcomes, baseline: of each run, paired by seed: "top1" and any of `SECONDARY`, as `outcomes_of` gives them;
             "epochs_to_threshold" from `epochs_to`. One that a run lacks, or that is None there, is compared in no seed.
+        identical: whether the runs give the same answers in all seeds. If not, outcomes that are equal in all seeds
+            are so by chance, and have no interval and no p.
 
     Returns:
         `outcome`, `unit`, `mean`, `mean_baseline`, `difference`, `interval_seeds`, `p_t` of each, for `with_holm`. Of
@@ -228,9 +230,9 @@ def secondary(outcomes: Sequence[dict], baseline: Sequence[dict]) -> list[dict]:
         row = dict.fromkeys(("mean", "mean_baseline", "difference", "interval_seeds", "p_t"))
         if not any(None in pair for pair in pairs):
             values, others = factor * np.array(pairs, np.float64).T
-            interval = t_interval(values - others)
+            interval = t_interval(values - others, identical=identical)
             row |= {"mean": float(values.mean()), "mean_baseline": float(others.mean()),
-                    "difference": float((values - others).mean()), "p_t": t_test(values - others),
+                    "difference": float((values - others).mean()), "p_t": t_test(values - others, identical),
                     "interval_seeds": list(interval) if interval else None}  # fmt: skip
         rows.append({"outcome": name, "unit": unit, **row})
     top1, other = (100 * np.array([run["top1"] for run in runs]) for runs in (outcomes, baseline))
@@ -266,13 +268,14 @@ def class_differences(
 
     Returns:
         `name`, `difference` (points), `interval_seeds` (other seeds, these images), `p_t` and `p_holm` for each;
-        None in a class without images, and where the seeds have no spread.
+        None in a class without images, and where the seeds have no spread, unless all its answers are identical.
     """
     change = np.asarray(correct, np.int8) - np.asarray(correct_baseline, np.int8)  # (S, I)
     differences = 100 * by_class(change, labels, len(names))  # (S, C)
     there = ~np.isnan(differences[0])
     low, high, p = np.full((3, len(names)), np.nan)
-    low[there], high[there], p[there] = t_columns(differences[:, there])
+    identical = by_class(change != 0, labels, len(names)).max(0)[there] == 0
+    low[there], high[there], p[there] = t_columns(differences[:, there], identical=identical)
     rows = []
     for k, name in enumerate(names):
         known = not np.isnan(low[k])

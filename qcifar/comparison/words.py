@@ -29,6 +29,17 @@ def listed(things: list) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def seeds_in_short(seeds: list[int]) -> str:
+    """0-2, 5 for 0, 1, 2 and 5; in ASCII, for the screen and for LaTeX."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def span(values: list) -> str:
     """One number where all are equal, else the smallest and the largest."""
     low, high = min(values), max(values)

@@ -55,7 +55,9 @@ class Run:
             self.result_path, self.last_path, self.best_path, self.metrics_path, self.predictions_path, self.log_path,
         )  # fmt: skip
         self.dataset = self.identity["DATASET"]
-        self.mark = "SYNTHETIC DATA  " if self.dataset == "synthetic" else ""  # goes before every number shown
+        # Goes before every number shown.
+        self.mark = "SYNTHETIC DATA  " if self.dataset == "synthetic" else ""
+        self.mark += "PLANTED  " if self.identity.get("CONTROL") == "planted" else ""
 
     @property
     def finished(self) -> bool:
@@ -216,7 +218,7 @@ class Run:
             raise
 
     def log(self, text: str) -> None:
-        """Print `text` above any bar and append it to log.txt, marked where the data is synthetic."""
+        """Print `text` above any bar and append it to log.txt, marked where it is synthetic or planted."""
         distributed.say(self.mark + text)
         self._append(self.mark + text)
 

@@ -17,6 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from qcifar.comparison.content import does_not_show
 from qcifar.comparison.page import SECTIONS, write_report
 from qcifar.comparison.pictures import contact_sheet
 from qcifar.comparison.runs import BASELINE, Circuit, Group, read_run
@@ -106,10 +107,30 @@ def test_what_it_does_not_show_follows_the_runs(full, written):
     limits = words(written[1][written[1].index('id="limits"') :])
     for sentence in (
         "cifar100 only, at 32 pixels", "circuits of 4 qubits are simulated", "resnet34, started from imagenet",
-        "With 3 paired seeds", "No run here puts a classical part in its place",
+        "With 3 paired seeds", "is the cause in quantum_channels", "is the cause in hybrid_qhead",
     ):  # fmt: skip
         assert sentence in limits
     assert "one seed" not in limits and "SYNTHETIC" not in limits
+
+
+@pytest.mark.parametrize(
+    ("controls", "missing"),
+    [
+        ({HEAD: "frozen", CHANNELS: "constant"}, ["quantum_channels", "hybrid_qhead"]),
+        ({HEAD: "product", CHANNELS: "raw"}, ["hybrid_qhead"]),
+        ({HEAD: "fourier", CHANNELS: "noise"}, ["quantum_channels"]),  # the head's twin says nothing about the channels
+        ({HEAD: "mlp", CHANNELS: "fourier"}, []),
+    ],
+)
+def test_the_circuit_is_called_the_cause_only_beside_a_classical_twin_of_its_own(tmp_path, controls, missing):
+    for experiment, control in {BASELINE: None, HEAD: "quantum", CHANNELS: "quantum"}.items():
+        write_run(tmp_path, experiment, 0, images=100, control=control)
+    for experiment, control in controls.items():
+        write_run(tmp_path, experiment, 0, f"control={control}", images=100)
+    report = make_report(tmp_path)
+    limits = does_not_show(report, pairs_of(report, series_of(report)))
+    told = [re.match(r"That the circuit is the cause in (\w+)\. No run of it", sentence) for sentence in limits]
+    assert sorted(match[1] for match in told if match) == sorted(missing)
 
 
 def test_maps_are_those_of_the_caches(full, runs):
@@ -300,6 +321,20 @@ def test_maps_of_another_circuit_or_data_set_are_not_shown(tmp_path, full, chang
     write_caches(run_dir, 100, **changes)
     report = make_report(run_dir, images=full.images)
     assert contact_sheet(series_of(report), report.images) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "control", ["raw", "fourier", "shuffled", "noise", "constant", "jitter", "planted", "quantum", "product"]
+)
+def test_maps_are_shown_only_of_networks_that_saw_them(tmp_path, full, control):
+    run_dir = tmp_path / "runs"
+    write_run(run_dir, BASELINE, 0, images=100)
+    write_run(run_dir, CHANNELS, 0, f"control={control}", images=100)
+    write_caches(run_dir, 100)
+    report = make_report(run_dir, images=full.images)
+    labels, tiles = contact_sheet(series_of(report), report.images)
+    saw = control in ("quantum", "product")
+    assert (len(labels), len(tiles)) == ((1, 24) if saw else (0, 0))
 
 
 PAPER = r"""\documentclass{article}

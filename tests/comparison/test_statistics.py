@@ -10,6 +10,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from benchmarks.simulate_statistics import (
+    _exact,
     draw,
     evaluate,
     expand,
@@ -288,3 +289,9 @@ def test_rare_failures_break_the_t_interval_as_the_page_says(lost, covers):
     differences = rng.normal(0.1 * lost, 0.35, size=(20_000, 6)) - lost * (rng.random((20_000, 6)) < 0.1)
     low, high, _ = t_columns(differences.T)
     assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(covers, abs=0.015)
+
+
+def test_the_many_mcnemar_tests_at_once_are_single_ones():
+    for fixed, broken in stream(0, "many mcnemar").integers(0, 60, size=(40, 2)):
+        correct = np.repeat([True, False], [fixed, broken])
+        assert _exact(fixed, broken) == (mcnemar(correct, ~correct).p < 0.05)

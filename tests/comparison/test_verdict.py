@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from benchmarks.simulate_statistics import draw, expand, usual
+from benchmarks.simulate_statistics import draw, expand, usual, worlds
 from qcifar.comparison.outcomes import outcomes_of
 from qcifar.comparison.statistics import detectable, mcnemar
 from qcifar.comparison.verdict import (
@@ -196,6 +196,45 @@ def test_false_verdicts_are_as_rare_as_promised():
     assert wrong / 300 < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)
 
 
+def assert_rate(found, expected):
+    """A share of made-up comparisons is the expected one, within four standard errors."""
+    assert np.mean(found) == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / len(found)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [usual._replace(image=0.0), worlds[2], worlds[10]._replace(image=0.0)], ids=str)
+def test_a_true_null_is_rejected_as_often_as_stated(world):
+    """Image by image through `compare` and `decide`: 6 seeds, 2,000 images on which the true difference is zero."""
+    rng = stream(0, "true nulls", world.name)
+    found = []
+    for _ in range(20):
+        sample = draw(world, 6, 2000, 100, rng)
+        for k in range(100):
+            change = expand(sample, k, rng)
+            found += decide([compare(change >= 0, change <= 0, range(6), 0.5)], [True])
+    assert_rate([one["verdict"] in ("better", "worse") for one in found], 0.05)
+    assert_rate([one["p_holm"] < 0.05 for one in found], 0.05)
+    assert_rate([one["interval_seeds"][0] <= 0 <= one["interval_seeds"][1] for one in found], 0.95)
+    wider = np.mean([one["interval_seeds_images"][0] <= 0 <= one["interval_seeds_images"][1] for one in found])
+    assert wider > 0.95 - 4 * np.sqrt(0.05 * 0.95 / len(found))
+    assert np.mean([one["p_sign_flip"] < 0.05 for one in found]) < 0.05
+
+
+@pytest.mark.slow
+def test_a_family_with_one_baseline_has_as_few_false_verdicts_as_stated():
+    """Six experiments without effect, which all stand against the same runs of the baseline."""
+    rng = stream(0, "families")
+    false, alone = [], []
+    for _ in range(500):
+        luck = rng.normal(0, 0.01, size=(7, 6, 1))  # what a seed adds to a network, a share of the images
+        right = rng.random((7, 6, 1000)) < rng.choice([0.2, 0.6, 0.95], size=1000) + luck  # networks, seeds, images
+        entries = decide([compare(one, right[0], range(6), 0.5) for one in right[1:]], [True] * 6)
+        false.append(any(one["verdict"] in ("better", "worse") for one in entries))
+        alone.append([one["p_t"] < 0.05 for one in entries])
+    assert_rate(np.array(alone)[:, 0], 0.05)
+    assert np.mean(false) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / len(false)) < np.any(alone, axis=1).mean()
+
+
 # ---- secondary outcomes and classes
 
 
@@ -214,7 +253,7 @@ def test_secondary_outcomes_are_paired_t_tests_in_their_unit():
     runs, baseline = runs_outcomes(6, 2.0, "a"), runs_outcomes(6, 1.5, "b")
     for k in range(6):
         runs[k]["epochs_to_threshold"], baseline[k]["epochs_to_threshold"] = 5 + k % 2, 7
-    rows = {row["outcome"]: row for row in with_holm(secondary(runs, baseline))}
+    rows = {row["outcome"]: row for row in with_holm(secondary(runs, baseline, False))}
     assert list(rows) == ["top5", "f1", "nll", "brier", "ece", "epochs_to_threshold", "spread"]
     for name, factor in {"top5": 100, "f1": 100, "nll": 1, "brier": 1, "ece": 100, "epochs_to_threshold": 1}.items():
         values, others = (factor * np.array([run[name] for run in group]) for group in (runs, baseline))
@@ -232,11 +271,23 @@ def test_secondary_outcomes_are_paired_t_tests_in_their_unit():
 def test_a_secondary_outcome_that_a_run_lacks_is_not_compared():
     runs, baseline = runs_outcomes(3, 2.0, "a"), runs_outcomes(3, 1.5, "b")
     runs[1]["epochs_to_threshold"] = None
-    row = next(row for row in with_holm(secondary(runs, baseline)) if row["outcome"] == "epochs_to_threshold")
+    row = next(row for row in with_holm(secondary(runs, baseline, False)) if row["outcome"] == "epochs_to_threshold")
     assert (row["difference"], row["p_t"], row["p_holm"], row["interval_seeds"]) == (None, None, None, None)
-    single = with_holm(secondary(runs[:1], baseline[:1]))
+    single = with_holm(secondary(runs[:1], baseline[:1], False))
     assert [row["p_t"] for row in single] == [None] * 7 and single[0]["difference"] is not None
     json.dumps(single, allow_nan=False)
+
+
+def test_outcomes_that_are_equal_by_chance_decide_nothing():
+    runs, baseline = runs_outcomes(3, 2.0, "a"), runs_outcomes(3, 2.0, "b")
+    for run, other in zip(runs, baseline, strict=True):
+        run["top5"], run["epochs_to_threshold"], other["epochs_to_threshold"] = other["top5"], 4, 4
+    rows = {row["outcome"]: row for row in with_holm(secondary(runs, baseline, False))}
+    for name in ("top5", "epochs_to_threshold"):
+        assert [rows[name][key] for key in ("difference", "interval_seeds", "p_t", "p_holm")] == [0, None, None, None]
+    assert rows["nll"]["interval_seeds"] is not None
+    same = {row["outcome"]: row for row in with_holm(secondary(runs, runs, True))}
+    assert all(same[name]["interval_seeds"] == [0, 0] and same[name]["p_t"] == 1 for name in ("top5", "nll", "f1"))
 
 
 def test_epochs_to_a_threshold():
@@ -263,3 +314,12 @@ def test_class_differences_are_t_tests_with_holm_over_the_classes():
     corrected = multipletests([*p, 1.0, rows[6]["p_t"], 1.0], method="holm")[1]
     assert [row["p_holm"] for row in rows[:5]] == pytest.approx(corrected[:5], rel=1e-9)
     json.dumps(rows, allow_nan=False)
+
+
+def test_classes_that_are_equal_by_chance_decide_nothing():
+    labels = np.arange(40) % 2
+    correct, baseline = np.zeros((2, 3, 40), bool)
+    correct[:, 0], baseline[:, 2] = True, True  # class 0: one image fixed and one broken, in all seeds
+    same, other = class_differences(correct, baseline, labels, ["changed", "identical"])[::-1]
+    assert (other["difference"], other["interval_seeds"], other["p_t"], other["p_holm"]) == (0, None, None, None)
+    assert (same["difference"], same["interval_seeds"], same["p_t"]) == (0, [0, 0], 1)

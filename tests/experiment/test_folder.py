@@ -78,6 +78,16 @@ def test_only_synthetic_numbers_are_marked(tmp_path, dataset, capsys):
     assert capsys.readouterr().out == run.log_path.read_text()
 
 
+def test_planted_numbers_are_marked_before_they_are_finished(tmp_path, capsys):
+    run = tiny_run(tmp_path, DATASET="cifar100", CONTROL="planted")
+    run.begin()
+    run.log("top1 0.5")
+    for lines in (run.log_path.read_text().splitlines(), capsys.readouterr().out.splitlines()):
+        assert [line.startswith("PLANTED  ") for line in lines] == [True, True]
+    assert tiny_run(tmp_path, CONTROL="planted").mark == "SYNTHETIC DATA  PLANTED  "
+    assert tiny_run(tmp_path, CONTROL="fourier").mark == "SYNTHETIC DATA  "
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_what_an_earlier_start_left(tmp_path, resume):
     """Results stay, or go with --no-resume; half-written files go in any case; what is not the run's stays."""
