@@ -6,7 +6,9 @@
 
 The head's circuit, 2 layers, after each gate depolarizing, amplitude and phase damping on each of its qubits. Both
 take turns, so that a busy machine slows both alike; compare the ratios. default.mixed gets as many images at once as
-it is fastest with and, on 6 qubits, a tenth of the images; its time is scaled. Writes benchmarks/results/noise_<threads>_threads.md.
+it is fastest with and, on 6 qubits, a tenth of the images; its time is scaled.
+
+Writes benchmarks/results/noise_<threads>_threads.md.
 """
 
 import sys

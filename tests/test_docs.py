@@ -321,3 +321,8 @@ def test_constants_of_the_page_are_the_scripts():
         settings = settings_from_constants(vars(module), [], module.own_rules)
         given |= {name.upper(): str(value) for name, value in vars(settings).items()}
     assert rows == given
+
+
+def test_the_engines_lines_in_the_page_on_noise_run():
+    ((_, text),) = blocks("docs/noise.md", "python")
+    run_block(text)
