@@ -24,8 +24,9 @@ class Constants:
         if isinstance(array, torch.Tensor):
             return array.to(self.device, self.dtype)
         if name not in self.known or name is None:
-            tensor = torch.from_numpy(np.ascontiguousarray(array))
-            tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else torch.int64)
+            with torch.inference_mode(False):  # what is kept may be used to learn later
+                tensor = torch.from_numpy(np.ascontiguousarray(array))
+                tensor = tensor.to(self.device, self.dtype if tensor.is_floating_point() else torch.int64)
             if name is None:
                 return tensor
             self.known[name] = tensor

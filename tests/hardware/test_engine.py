@@ -6,6 +6,7 @@ import pickle
 import pennylane as qml
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cifar100_hybrid_Qhead import make_circuit
 from cifar100_quantum_channels import make_circuits
@@ -172,6 +173,30 @@ def test_as_a_layer_in_float32_copied_and_pickled():
     assert layer.weights.grad.isfinite().all() and inputs.grad.isfinite().all()
     again = pickle.loads(pickle.dumps(NoisyCircuit(circuit, 3, noise, torch.float32))).double()
     assert worst(again(inputs, weights), exact) < EXACT
+
+
+def test_it_learns_after_an_evaluation_and_is_exact_under_autocast():
+    circuit, shape = make_circuit(2, 1)
+    given = arguments(2, shape)
+    noisy = NoisyCircuit(circuit, 2, NoiseModel.uniform(**STRENGTHS))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        values = noisy(*given)
+    given[1].requires_grad_()
+    again = noisy(*given)
+    again.sum().backward()
+    assert torch.equal(values, again) and given[1].grad.any()
+
+
+def test_no_devices_are_mixed_on_a_gpu():
+    """By torch's fake CUDA tensors, which have no values; the backward pass needs a GPU."""
+    for circuit, shape in (make_circuit(3, 2), (make_circuits("default", 3, 2)[1], None)):
+        noise, given = NoiseModel.uniform(**STRENGTHS, readout=0.1), arguments(3, shape)
+        NoisyCircuit(circuit, 3, noise)(*given)  # fixed gates are made once
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            noisy = NoisyCircuit(circuit, 3, noise, torch.float32, "cpu").to("cuda")
+            for run, width in ((noisy, 3), (noisy.probabilities, 8)):
+                found = run(*(part.to("cuda") for part in given))
+                assert (found.device.type, found.dtype, found.shape) == ("cuda", torch.float32, (5, width))
 
 
 def test_memory_is_counted_and_refused_in_bytes(monkeypatch):
