@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import time
 
 import pytest
@@ -130,14 +131,15 @@ def test_flags_are_checked_before_anything_loads_and_a_file_is_no_flag():
         check_command_line(script, ["mine.py:f", "--pairs", "3"])
 
 
-def test_the_circuits_of_a_run_go_into_its_folder(calm, capsys):
-    folder = calm["channels"][1]
+def test_the_circuits_of_a_run_go_into_its_folder(calm, tmp_path, capsys):
+    folder = tmp_path / "seed42"
+    shutil.copytree(calm["channels"][1], folder)
     audit_circuits.main([str(folder), *QUICK])
     assert "edge_circuit" in capsys.readouterr().out
     for name in ("edge_circuit", "texture_circuit"):
         assert {file.name for file in (folder / "audit" / name).iterdir()} == FILES
         assert read_json(folder / "audit" / name / "audit.json")["n_inputs"] == 4
-    assert f"python audit_circuits.py {folder}" in (folder / "log.txt").read_text()
+    assert f"python audit_circuits.py {calm['channels'][1]}" in (folder / "log.txt").read_text()
 
 
 def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path):

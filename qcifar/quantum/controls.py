@@ -18,6 +18,7 @@ from qcifar.quantum.layer import QuantumLayer
 from qcifar.streams import stream
 
 MOST_FEATURES = 3**10
+CONTRAST = 40.0  # of the planted gratings; the circuits' maps lie in [-1, 1]
 SIGNIFICANT_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}  # of a weight as convolutions read it
 
 
@@ -210,7 +211,8 @@ class PlantedMaps:
     """An `ExtraChannels`: two gratings that name the class that `planted_classes` gives, or planes of 0.
 
     The first map's grating is one of ten for the tens of the class, the second's for the units. A convolution tells
-    gratings apart wherever they lie, as it does edges.
+    gratings apart wherever they lie, as it does edges. They are strong: filters that start at zero move by about the
+    learning rate in a step, and must see them in the tens of steps that a short run has.
     """
 
     def __init__(self, classes: torch.Tensor, img_size: int):
@@ -219,7 +221,7 @@ class PlantedMaps:
         for digit in range(10):
             turn, period = math.pi * (digit % 5) / 5, (4.5, 9.0)[digit // 5] * img_size / 32  # radians, pixels
             phase = (place[:, None] * math.cos(turn) + place[None, :] * math.sin(turn)) / period
-            gratings.append(torch.cos(2 * math.pi * phase))
+            gratings.append(CONTRAST * torch.cos(2 * math.pi * phase))
         self.gratings = torch.stack(gratings)  # (11, S, S)
         says = classes >= 0
         self.digits = torch.stack([classes // 10, classes % 10], dim=1).add(1) * says[:, None]  # (n, 2)
