@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qcifar.experiment.identity import WITHOUT_EFFECT
 from qcifar.streams import stream
 
 CLASSES = 100
@@ -112,7 +113,8 @@ def _value(text: str):
 
 def _config(run_dir, experiment: str, variant: str, seed: int, given: dict, own: dict, precision: str) -> dict:
     """config.json, as `qcifar.experiment.folder` writes it."""
-    identity = {"SEED": seed, **given, **IDENTITY, "precision": precision}
+    numbers = {name: value for name, value in given.items() if WITHOUT_EFFECT.get(name, ...) != value}
+    identity = {"SEED": seed, **numbers, **IDENTITY, "precision": precision}
     identity |= {"own_code": {f"{experiment}.py": "d012c29c637a"}}
     names = ["SEED", *own, "own_code"]
     if experiment in CIRCUITS:

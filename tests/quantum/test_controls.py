@@ -129,9 +129,10 @@ def test_planted_branch_reads_the_hint_and_nothing_else():
 def test_planted_maps_tell_all_classes_apart_and_say_nothing_without_a_hint():
     told = torch.cat([torch.arange(100), torch.tensor([-1])])
     maps = controls.PlantedMaps(told, 32)(torch.arange(101), None, None)
-    assert maps.shape == (101, 2, 32, 32) and not maps[100].any() and maps.abs().max() <= 1
-    distance = torch.cdist(maps.flatten(1), maps.flatten(1)) + 100 * torch.eye(101)
-    assert distance.min() > 10
+    assert maps.shape == (101, 2, 32, 32) and not maps[100].any()
+    assert maps.abs().max() <= controls.CONTRAST
+    distance = torch.cdist(maps.flatten(1), maps.flatten(1)) + 1e6 * torch.eye(101)
+    assert distance.min() > 10 * controls.CONTRAST
 
 
 def test_random_features_follow_the_circuit_seed_and_the_angles():
