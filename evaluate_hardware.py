@@ -140,8 +140,7 @@ def evaluation(run, cfg) -> evaluate.Evaluation:
 
 def entries(ev: evaluate.Evaluation, cfg, shots: list[int], sweeps: dict):
     """Modes 1 to 4, one entry after the other; the ideal circuits first, which all are compared with."""
-    alone = not (cfg.device or cfg.fake_backend or cfg.backend)  # else --shots says how many these take
-    yield from evaluate.with_shots(ev, [0, *(count for count in shots if count and alone)])
+    yield from evaluate.with_shots(ev, [0, *(count for count in shots if count)])
     yield from evaluate.with_noise(ev, sweeps)
     for name in grammar.names(cfg.fake_backend):
         yield from evaluate.on_fake_backend(ev, name, shots, cfg.check)

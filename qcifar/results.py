@@ -1,5 +1,7 @@
 """What result.json must hold: one description, for whoever shows or compares finished runs."""
 
+import hashlib
+import json
 import math
 
 from qcifar.errors import InputError
@@ -14,6 +16,11 @@ NEEDED = {
 }  # fmt: skip
 SHARES = ("test_top1", "test_top5", "test_f1", "val_top1", "val_f1")  # from 0 to 1
 NAMES = {str: "a text", int: "a whole number", float: "a number", type(None): "null"}
+
+
+def fingerprint_of(result: dict) -> str:
+    """Which training a result.json is of: two of the same run differ at least in their seconds."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def refuse_no_result(result: dict, path) -> None:

@@ -1,6 +1,7 @@
 """`evaluate_hardware.py` and `export_circuit.py` on runs of the scripts: modes 1, 2 and 4, and bad input."""
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from qcifar.errors import InputError
 from qcifar.experiment.finished import load, read_run
 from qcifar.hardware import evaluate
 from qcifar.hardware.hybrid import read_hybrid
+from qcifar.hardware.results import Results
 from qcifar.hardware.scores import Scorer
 from tests.helpers.scripts import ONE_EPOCH, run
 
@@ -107,12 +109,30 @@ def test_modes_in_one_call_and_a_second_call(head, capsys):
     assert "depolarizing=0.1" in capsys.readouterr().out
 
 
+def test_a_later_sweep_takes_no_point_from_an_earlier_one_and_a_new_training_drops_all(head, tmp_path):
+    folder = tmp_path / "seed42"
+    shutil.copytree(head, folder, ignore=shutil.ignore_patterns("hardware"))
+    run = read_run(folder)
+    found = Results(run)
+    scores = {"against_baseline": None}
+    for sweep in ("depolarizing=0.01/0.1", "depolarizing=0.1/0.2"):
+        for strength in map(float, sweep.partition("=")[2].split("/")):
+            one = {"mode": "noise", "setting": f"depolarizing={strength}", "sweep": sweep, "strength": strength}
+            found.add({**one, "images": 30, "shots": 0, "sampling_seed": None, "scores": scores})
+    assert len(found.entries) == 4 and len(Results(run).entries) == 4
+    found.add(found.entries[0])
+    assert len(found.entries) == 4
+    assert Results(run._replace(result=run.result | {"train_seconds": 1e9})).entries == []
+
+
 @pytest.mark.slow
 def test_a_device_of_pennylane(head):
     exact = evaluated(head, "--device", "default.qubit", "--images", "30")["device", "default.qubit", 0]
     assert exact["scores"]["rms_values"] < 1e-6
     drawn = evaluated(head, "--device", "default.qubit", "--shots", "100", "--images", "30", "--repeats", "2")
     assert 0.03 < drawn["device", "default.qubit", 100]["scores"]["rms_values"] < 0.2
+    again = evaluated(head, "--device", "default.qubit", "--shots", "100", "--images", "30", "--repeats", "2")
+    assert again["device", "default.qubit", 100]["scores"] == drawn["device", "default.qubit", 100]["scores"]
 
 
 @pytest.mark.slow

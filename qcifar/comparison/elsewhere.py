@@ -7,6 +7,7 @@ from qcifar.comparison.series import COLOURS, INK, MARKERS, Series, plain
 from qcifar.comparison.words import count, interval, number, signed
 from qcifar.errors import InputError
 from qcifar.files import read_json
+from qcifar.results import fingerprint_of
 
 FILE = "hardware/results.json"
 MODES = {"ideal": "ideal", "shots": "ideal", "noise": "noise", "fake": "fake chip", "device": "device",
@@ -27,12 +28,12 @@ class Found:
 
     @property
     def sweeps(self) -> dict[str, list[dict]]:
-        """Names of the channels -> entries under these on the largest number of images, by strength."""
+        """Each sweep, as it was asked for -> its entries on the largest number of images, by strength."""
         swept = [entry for entry in self.content["entries"] if entry["sweep"]]
         images, found = max((entry["images"] for entry in swept), default=0), {}
         for entry in sorted(swept, key=lambda entry: entry["strength"]):
             if entry["images"] == images:
-                found.setdefault("+".join(entry["channels"] or [entry["sweep"]]), []).append(entry)
+                found.setdefault(entry["sweep"], []).append(entry)
         return found
 
 
@@ -46,7 +47,7 @@ def find(series: list[Series]) -> tuple[list[Found], list[str]]:
                 continue
             try:
                 content = read_json(path)
-                if content["best_epoch"] != run.result["best_epoch"]:
+                if content["result"] != fingerprint_of(run.result):
                     raise InputError(f"{path} is of an earlier run in this folder; evaluate this one")
                 made = Found(one, run.seed, content)
                 _rows(made), made.sweeps, sentences([made])  # what a damaged file lacks shows here

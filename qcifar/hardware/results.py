@@ -7,9 +7,11 @@ from qcifar.experiment.finished import FinishedRun
 from qcifar.experiment.identity import git_commit
 from qcifar.files import read_json, write_json
 from qcifar.hardware.scores import where_it_ends
+from qcifar.results import fingerprint_of
 
 FILE = Path("hardware") / "results.json"
-KEY = ("mode", "setting", "images", "shots", "sampling_seed")  # of two entries that agree in these, the later stays
+# Of two entries that agree in these, the later one stays.
+KEY = ("mode", "setting", "sweep", "images", "shots", "sampling_seed")
 
 
 class Results:
@@ -17,16 +19,12 @@ class Results:
 
     def __init__(self, run: FinishedRun):
         self.path = run.folder / FILE
-        same = {
-            name: run.result.get(name) for name in ("experiment", "variant", "control", "seed", "dataset", "recipe")
-        }
-        self.content = {**same, "best_epoch": run.result["best_epoch"], "entries": [], "ends": {}}
+        names = ("experiment", "variant", "control", "seed", "dataset", "recipe", "best_epoch")
+        same = {name: run.result.get(name) for name in names} | {"result": fingerprint_of(run.result)}
+        self.content = {**same, "entries": [], "ends": {}}
         if self.path.exists():
             before = read_json(self.path)
-            if {name: before.get(name) for name in (*same, "best_epoch")} == {
-                **same,
-                "best_epoch": run.result["best_epoch"],
-            }:
+            if {name: before.get(name) for name in same} == same:
                 self.content = before
 
     @property

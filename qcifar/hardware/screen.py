@@ -26,7 +26,13 @@ def line_of(entry: dict) -> str:
         f"{against['difference']:+.2f} points, {against['fixed']} fixed, {against['broken']} broken"
     )
     mitigated = [f"{how} {100 * one['top1']:.2f}" for how, one in entry["mitigated"].items()]
-    return line + (f"; mitigated: {', '.join(mitigated)}" if mitigated else "")
+    line += f"; mitigated: {', '.join(mitigated)}" if mitigated else ""
+    checks = [(part["circuit"], part["aer"]) for part in entry.get("details") or [] if "aer" in part]
+    return line + "".join(
+        f"\n  Aer samples {name} alike: chi-square {aer['chi_square']:.0f} on {aer['degrees_of_freedom']} degrees of "
+        f"freedom, p {aer['p']:.2g}"
+        for name, aer in checks
+    )
 
 
 def name_of(entry: dict) -> str:

@@ -32,7 +32,7 @@ SLOWER = "20"  # see docs/measurements.md
 
 
 def make_qnode(
-    circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None, measured: int = 0
+    circuit: Callable, device_name: str, n_qubits: int, diff_method: str | None = None, measured: int = 0, **more
 ) -> Callable:
     """`circuit` as a QNode with the torch interface on a PennyLane device of `n_qubits` wires.
 
@@ -40,13 +40,14 @@ def make_qnode(
 
     Args:
         measured: mid-circuit measurements. PennyLane's simulators defer each to the end, on a wire of its own.
+        more: arguments of the device, such as a seed.
 
     Raises:
         InputError: there is no such device, or it cannot differentiate by `diff_method`.
     """
     try:
-        more = measured if device_name.startswith(("default.", "lightning.")) else 0
-        device = qml.device(device_name, wires=n_qubits + more)
+        deferred = measured if device_name.startswith(("default.", "lightning.")) else 0
+        device = qml.device(device_name, wires=n_qubits + deferred, **more)
         qnode = qml.QNode(circuit, device, interface="torch", diff_method=diff_method)
     except Exception as error:  # plugins raise what they like
         method = f"DIFF_METHOD {diff_method} and " if diff_method else ""

@@ -8,6 +8,7 @@ from qcifar.comparison import elsewhere
 from qcifar.comparison.figures import look
 from qcifar.comparison.page import write_report
 from qcifar.comparison.series import series_of
+from qcifar.results import fingerprint_of
 from tests.helpers.made_report import make_report, write_runs
 from tests.helpers.made_runs import HEAD
 
@@ -32,7 +33,7 @@ def entry(mode, setting, difference, **more):
     return made | {"strength": None, "channels": None, "mitigated": {}, "scores": scores(difference)} | more
 
 
-def content(best_epoch):
+def content(result):
     chip = {
         "circuit": "head_circuit", "backend": "fake_torino", "depth": 51, "depth_before": 14, "two_qubit_gates": 14,
         "two_qubit_gates_before": 8, "seeds": 10, "seed": 2, "qiskit": "2.3.0", "layout": [61, 62, 54, 60],
@@ -44,7 +45,7 @@ def content(best_epoch):
     ]
     rows = [entry("ideal", "no noise", 0.0), *swept, entry("fake", "FakeTorino", -0.3, details=[chip])]
     ends = {f"{sweep}, 200 images": {"strength": 0.03, "why": "between 0.01 and 0.1"}}
-    return {"best_epoch": best_epoch, "entries": rows, "ends": ends}
+    return {"result": fingerprint_of(result), "entries": rows, "ends": ends}
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def write(series, found=None):
     (run,) = [run for one in series for run in one.group.runs if run.experiment == HEAD]
     path = run.folder / elsewhere.FILE
     path.parent.mkdir()
-    path.write_text(json.dumps(found or content(run.result["best_epoch"])))
+    path.write_text(json.dumps(found or content(run.result)))
     return path
 
 
@@ -97,8 +98,8 @@ def test_the_page_shows_it_and_says_where_there_is_nothing(series, tmp_path):
     ("found", "said"),
     [
         ({"entries": []}, "is not one of evaluate_hardware.py"),
-        ({"best_epoch": -1, "entries": [], "ends": {}}, "is of an earlier run in this folder"),
-        ({"best_epoch": None, "entries": [{"mode": "noise"}], "ends": {}}, "results.json"),
+        ({"result": "0", "entries": [], "ends": {}}, "is of an earlier run in this folder"),
+        ({"result": None, "entries": [{"mode": "noise"}], "ends": {}}, "results.json"),
     ],
 )
 def test_a_damaged_file_is_named_and_the_rest_is_shown(found, said, series):
@@ -108,3 +109,17 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(found, said, series):
     assert said in trouble and str(path) in trouble
     path.write_text("{")
     assert "cannot read" in elsewhere.find(series)[1][0]
+
+
+def test_two_sweeps_of_the_same_channels_are_two_lines(series):
+    (run,) = [run for one in series for run in one.group.runs if run.experiment == HEAD]
+    names = ("depolarizing=0.01/0.1+readout=0.02", "depolarizing=0.01/0.1+readout=0.3")
+    rows = [
+        entry("noise", f"{name} at {s}", -s, sweep=name, strength=s, channels=["depolarizing", "readout"])
+        for name in names
+        for s in (0.1, 0.01)
+    ]
+    write(series, content(run.result) | {"entries": rows, "ends": {}})
+    (found,) = elsewhere.find(series)[0]
+    strengths = {name: [one["strength"] for one in some] for name, some in found.sweeps.items()}
+    assert strengths == {name: [0.01, 0.1] for name in names}
