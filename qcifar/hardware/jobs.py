@@ -160,9 +160,11 @@ class Jobs:
     def _recover(self, service: Service, job: Job) -> bool:
         attempt = self._attempt(job)
         intent = read_json(self._file(job, attempt, "intent"))
+        # Never longer than `settle` from now: a clock that was set back has the intent in the future.
+        end = time.monotonic() + min(intent["time"] + self.settle - time.time(), self.settle)
         while not (found := service.find(intent["tag"])):
-            left = intent["time"] + self.settle - time.time()
-            if not 0 < left <= self.settle:
+            left = end - time.monotonic()
+            if left <= 0:
                 return False
             time.sleep(min(left, 5.0))
         write_json(self._file(job, attempt, "id"), {"id": found[0], "tag": intent["tag"]})

@@ -86,6 +86,29 @@ def test_a_tag_that_the_service_does_not_list_yet_is_waited_for(tmp_path, monkey
     assert len(waited) == 1 and waited[0] == 5.0
 
 
+def test_a_clock_that_was_set_back_does_not_end_the_wait(tmp_path, monkeypatch):
+    jobs, service = jobs_in(tmp_path)
+    jobs.settle = 60.0
+    tag = jobs.tag(jobs.all[0], 1)
+    write_json(tmp_path / "jobs" / "0000-1.intent.json", {"tag": tag, "time": time.time() + 3600})
+    service.submit(0, 0, 2, SHOTS, tag)
+    listed, service.find = service.find, lambda tag: []
+    monkeypatch.setattr(time, "sleep", lambda seconds: setattr(service, "find", listed))
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    check_all_is_there(tmp_path)
+
+
+def test_a_clock_that_was_set_back_does_not_wait_for_ever(tmp_path, monkeypatch):
+    jobs, service = jobs_in(tmp_path)
+    jobs.settle = 60.0
+    write_json(tmp_path / "jobs" / "0000-1.intent.json", {"tag": "none", "time": time.time() + 3600})
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    assert jobs.recover(service) == 0 and now[0] == 60.0
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
