@@ -8,6 +8,7 @@ what is known of it, and is submitted again, under another tag, only when somebo
              0003-1.intent.json    job 3, first attempt: its tag
              0003-1.id.json        the service has it
              0003-1.failed.json    it failed, and why
+             0003-1.short.npz      the counts that came back, if there are too few
              0003.npz              its counts (images, 2^n)
 """
 
@@ -40,7 +41,7 @@ class Service(Protocol):
         """WAITING, DONE or FAILED; and what the service says of it."""
 
     def counts(self, job_id: str, circuit: int) -> np.ndarray:
-        """(images, 2^n) of a job that is done."""
+        """(images, 2^n) of a job that is done. Raises `InputError`, with its id, if they cannot be had or read."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +123,39 @@ class Jobs:
                 say(f"job {job.number + 1} of {len(self.all)}: {job_id}, images {job.first} to {job.last - 1}")
 
     def poll(self, service: Service, say=print) -> State:
-        """Take in what is done; a job that failed, or that came back short, is noted with its reason."""
+        """Take in what is done; a job that failed, or that came back short, is noted with its reason.
+
+        Raises:
+            InputError: a result cannot be read. It was paid for: its job stays submitted, and the others are taken in.
+        """
+        unread = []
         with one_at_a_time(self.folder / "jobs"):
             for job in self.state().submitted:
                 attempt = self._attempt(job)
                 job_id = read_json(self._file(job, attempt, "id"))["id"]
                 status, said = service.status(job_id)
                 if status == DONE:
-                    counts = service.counts(job_id, job.circuit)
+                    try:
+                        counts = service.counts(job_id, job.circuit)
+                    except InputError as error:
+                        unread.append(str(error))
+                        continue
                     wrong = self._wrong(job, counts)
                     if not wrong:
                         write_npz(self._counts(job), counts=counts, id=np.array(job_id))
                         continue
+                    if not self._is_short(job, counts):
+                        unread.append(f"job {job.number + 1} ({job_id}): {wrong}; it stays with the service")
+                        continue
+                    write_npz(self.folder / f"{job.number:04d}-{attempt}.short.npz", counts=counts, id=np.array(job_id))
                     status, said = FAILED, wrong
                 if status == FAILED:
                     write_json(self._file(job, attempt, "failed"), {"id": job_id, "reason": said})
                     say(f"job {job.number + 1} of {len(self.all)} ({job_id}) failed: {said}")
-            return self.state()
+        if unread:
+            more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+            raise InputError(unread[0] + more)
+        return self.state()
 
     def counts(self) -> list[np.ndarray]:
         """(images, 2^n) of each circuit, when all are finished."""
@@ -177,15 +194,20 @@ class Jobs:
         return attempt
 
     def _wrong(self, job: Job, counts: np.ndarray) -> str:
-        """What is missing in the counts of a job, in words; nothing: ""."""
+        """What is wrong with the counts of a job, in words; nothing: ""."""
         images, outcomes, shots = job.last - job.first, self.plan["outcomes"][job.circuit], self.plan["shots"]
+        how = "came back short" if self._is_short(job, counts) else "came back otherwise than it was asked for"
         if counts.shape != (images, outcomes):
-            return f"came back short: expected counts ({images}, {outcomes}), got {tuple(counts.shape)}"
+            return f"{how}: expected counts ({images}, {outcomes}), got {tuple(counts.shape)}"
         if (counts.sum(1) != shots).any() or counts.min() < 0:
-            return (
-                f"came back short: expected {shots} shots an image, got {counts.sum(1).min()} to {counts.sum(1).max()}"
-            )
+            return f"{how}: expected {shots} shots an image, got {counts.sum(1).min()} to {counts.sum(1).max()}"
         return ""
+
+    def _is_short(self, job: Job, counts: np.ndarray) -> bool:
+        """Too few images or shots: what is missing has to be measured again. All else is an error on this side."""
+        if counts.shape[1:] != (self.plan["outcomes"][job.circuit],) or (counts < 0).any():
+            return False
+        return len(counts) < job.last - job.first or bool((counts.sum(1) < self.plan["shots"]).any())
 
     def _file(self, job: Job, attempt: int, what: str) -> Path:
         return self.folder / f"{job.number:04d}-{attempt}.{what}.json"

@@ -55,6 +55,7 @@ def open_measurement(
         write_npz(inputs, **{f"circuit_{k}": one for k, one in enumerate(values)})
         write_whole(circuits, lambda file: file.write(save_circuits(list(made))))
     jobs.begin()
+    runtime.folder = jobs.folder
     made, details = load_circuits(circuits.read_bytes()), read_json(jobs.folder / "transpiled.json")["circuits"]
     kept = read_npz(inputs, tuple(f"circuit_{k}" for k in range(len(there))))
     runtime.circuits = tuple(

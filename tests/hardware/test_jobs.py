@@ -133,6 +133,37 @@ def test_a_job_that_fails_or_comes_back_short_is_submitted_again_only_on_request
     assert np.array_equal(jobs.counts()[0], EXPECTED)
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("unread", "the result of job-0 cannot be read"),
+        (
+            "many shots",
+            r"job 1 \(job-0\): came back otherwise than it was asked for: expected 20 shots an image",
+        ),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_not_paid_for_again(how, message, tmp_path):
+    jobs, service = jobs_in(tmp_path, {0: how})
+    jobs.submit(service, silent)
+    with pytest.raises(InputError, match=message):
+        jobs.poll(service, silent)
+    state = jobs.state()
+    assert [job.number for job in state.submitted] == [0] and len(state.finished) == 2 and not state.reasons
+    jobs.submit(service, silent)
+    service.behaviour = {}  # such as with another version of a package
+    jobs.poll(service, silent)
+    check_all_is_there(tmp_path)
+
+
+def test_counts_that_came_back_short_are_kept(tmp_path):
+    jobs, service = jobs_in(tmp_path, {0: "short"})
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    kept = np.load(tmp_path / "jobs" / "0000-1.short.npz")
+    assert np.array_equal(kept["counts"], EXPECTED[:1]) and kept["id"] == "job-0"
+
+
 def test_a_job_that_waits_is_left_and_taken_in_later(tmp_path):
     jobs, service = jobs_in(tmp_path, {1: "waits"})
     jobs.submit(service, silent)
