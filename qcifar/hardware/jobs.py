@@ -1,8 +1,8 @@
 """Jobs on a machine that is paid for: nothing is lost, and nothing is paid for twice, wherever a process ends.
 
 Of each job, three files are written before the next thing happens: the intent, with a tag that no other job has; the
-id, as soon as the service gives it; the counts. A job whose id was lost is found by its tag. A job that failed keeps
-what is known of it, and is submitted again, under another tag, only when somebody agrees to that.
+id, as soon as the service gives it; the counts. No job is submitted before the service was asked for its tag. A job
+that failed keeps what is known of it, and is submitted again, under another tag, only when somebody agrees to that.
 
     <folder>/plan.json          what is asked, of which machine
              0003-1.intent.json    job 3, first attempt: its tag
@@ -105,16 +105,21 @@ class Jobs:
         return found
 
     def recover(self, service: Service) -> int:
-        """Find by their tags the jobs whose ids were lost; how many were found. Nothing is submitted."""
-        with one_at_a_time(self.folder / "jobs"):
-            return sum(self._recover(service, job) for job in self.state().unknown)
+        """Find by their tags the jobs whose ids are not here; how many were found. Nothing is submitted.
 
-    def submit(self, service: Service, say=print) -> None:
-        """Submit what is not with the service."""
+        Those without an intent, too: the folder may have been lost, or the run copied before another one submitted.
+        """
         with one_at_a_time(self.folder / "jobs"):
             state = self.state()
-            unknown = [job for job in state.unknown if not self._recover(service, job)]
-            for job in sorted([*unknown, *state.not_submitted], key=lambda one: one.number):
+            return sum(self._recover(service, job) for job in [*state.unknown, *state.not_submitted])
+
+    def submit(self, service: Service, say=print) -> None:
+        """Submit what is not with the service; it is asked for each tag first."""
+        with one_at_a_time(self.folder / "jobs"):
+            state = self.state()
+            for job in sorted([*state.unknown, *state.not_submitted], key=lambda one: one.number):
+                if self._recover(service, job):
+                    continue
                 attempt = self._attempt(job)
                 tag = self.tag(job, attempt)
                 write_json(self._file(job, attempt, "intent"), {"tag": tag, "time": time.time()})
@@ -175,8 +180,11 @@ class Jobs:
         return f"qcifar-{self.key}-{job.number:04d}-{attempt}"
 
     def _recover(self, service: Service, job: Job) -> bool:
+        """Whether the service has the job by its tag; with an intent here, until it must have listed it."""
         attempt = self._attempt(job)
-        intent = read_json(self._file(job, attempt, "intent"))
+        intent = {"tag": self.tag(job, attempt), "time": 0.0}
+        if self._file(job, attempt, "intent").exists():
+            intent = read_json(self._file(job, attempt, "intent"))
         # Never longer than `settle` from now: a clock that was set back has the intent in the future.
         end = time.monotonic() + min(intent["time"] + self.settle - time.time(), self.settle)
         while not (found := service.find(intent["tag"])):

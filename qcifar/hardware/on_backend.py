@@ -92,8 +92,7 @@ def submit(it: Measurement, yes: bool, together: bool) -> bool:
     Raises:
         InputError: nobody can be asked.
     """
-    if it.jobs.state().unknown:
-        found = it.jobs.recover(it.runtime)
+    if found := it.jobs.recover(it.runtime):
         print(f"found by their tags: {found} job(s) whose ids were lost")
     state = it.jobs.state()
     if not state.unknown and not state.not_submitted:

@@ -1,6 +1,7 @@
 """Jobs: nothing is lost and nothing is paid for twice, wherever the process ends and whatever comes back."""
 
 import re
+import shutil
 import signal
 import time
 
@@ -13,7 +14,7 @@ from qcifar.hardware.jobs import Jobs, key_of
 from tests.helpers.jobs_on_disk import OUTCOMES, PLAN, SHOTS, DiskService, counts_of, in_a_process
 
 EXPECTED = np.array([counts_of(image, SHOTS) for image in range(5)])
-EVENTS = 32  # of three jobs from begin to end: files before and after they have their names, calls of the service
+EVENTS = 35  # of three jobs from begin to end: files before and after they have their names, calls of the service
 
 
 def jobs_in(folder, behaviour=None, **plan):
@@ -47,7 +48,7 @@ def test_jobs_from_begin_to_end(tmp_path):
     assert jobs.ids() == ["job-0", "job-1", "job-2"]
 
 
-TEN = (2, 3, 4, 5, 6, 7, 8, 21, 22, 23)  # all kinds of places, of the first job; the others are slow
+TEN = (2, 4, 5, 6, 7, 8, 9, 24, 25, 26)  # all kinds of places, of the first job; the others are slow
 PLACES = [pytest.param(k, marks=[] if k in TEN else pytest.mark.slow) for k in range(1, EVENTS + 1)]
 
 
@@ -73,6 +74,24 @@ def test_a_job_whose_id_was_lost_is_found_by_its_tag(tmp_path):
     jobs.submit(service, silent)
     jobs.poll(service, silent)
     check_all_is_there(tmp_path)
+
+
+def test_a_folder_that_was_lost_and_a_run_that_was_copied_pay_for_nothing_again(tmp_path):
+    jobs, service = jobs_in(tmp_path, {0: "fails"})
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    jobs.submit(service, silent)  # the second attempt of the first job
+    shutil.rmtree(tmp_path / "jobs")
+    jobs.begin()
+    assert jobs.recover(service) == 3 and not jobs.state().not_submitted
+    jobs.poll(service, silent)  # finds that the first attempt failed
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    assert len(service.stored()) == 4 and np.array_equal(jobs.counts()[0], EXPECTED)
+    copied = Jobs(tmp_path / "copied", PLAN, settle=0.0)
+    copied.begin()
+    copied.submit(service, silent)
+    assert len(service.stored()) == 4
 
 
 def test_a_tag_that_the_service_does_not_list_yet_is_waited_for(tmp_path, monkeypatch):
