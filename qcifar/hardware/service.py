@@ -20,6 +20,7 @@ from qcifar.hardware.with_qiskit import counts_of, in_order, needed, transpiled
 
 DELAY = 250e-6  # seconds between two shots, IBM's default: the qubits come to rest
 ENDED = {"DONE": DONE, "ERROR": FAILED, "CANCELLED": FAILED, "FAILED": FAILED, "COMPLETED": DONE}
+NEEDED = ("QiskitRuntimeService", "SamplerV2", "Batch")  # of a package
 LISTED = 10  # jobs with one tag; there is one
 
 
@@ -40,11 +41,13 @@ class Runtime:
         name: of the backend.
 
     Raises:
-        InputError: the package is not installed, there are no credentials, there is no such backend, or no network.
+        InputError: the package is not installed or another one, there are no credentials, there is no such backend, or no network.
     """
 
     def __init__(self, module: str, name: str):
         self.module, self.name, self.mode = needed(module), name, None
+        if missing := [one for one in NEEDED if not hasattr(self.module, one)]:
+            raise InputError(f"SERVICE (--service): {module} has no {', '.join(missing)}; expected {', '.join(NEEDED)}")
         self.circuits: tuple[Prepared, ...] = ()
         self.folder: Path | None = None  # where a result is kept that cannot be read
         try:
@@ -65,6 +68,13 @@ class Runtime:
     def transpiled(self, circuit: Portable):
         """See `with_qiskit.transpiled`."""
         return transpiled(circuit, self.backend)
+
+    def refuse_too_many(self, shots: int) -> None:
+        """Raise `InputError` for more shots than the backend says it takes."""
+        with self._speaking("asking for its limits"):
+            most = getattr(self.backend, "max_shots", None)
+        if most and shots > most:
+            raise InputError(f"SHOTS (--shots): expected at most {most:,}, which {self.name} takes, got {shots:,}")
 
     @contextlib.contextmanager
     def batch(self, together: bool):

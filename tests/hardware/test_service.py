@@ -57,3 +57,17 @@ def test_a_result_that_cannot_be_read_is_kept_and_named(package, tmp_path):
     package.RuntimeEncoder = json.JSONEncoder  # which cannot write it
     with pytest.raises(InputError, match=r"j1 cannot be read: AttributeError.*and not kept: TypeError"):
         here.counts("j1", 0)
+
+
+def test_more_shots_than_the_backend_takes_are_refused(package):
+    here = runtime()
+    here.refuse_too_many(10**6)  # it says nothing
+    package.backend.max_shots = 1000
+    here.refuse_too_many(1000)
+    with pytest.raises(InputError, match=r"SHOTS \(--shots\): expected at most 1,000, which five takes, got 1,001"):
+        here.refuse_too_many(1001)
+
+
+def test_another_package_is_not_taken_for_a_service():
+    with pytest.raises(InputError, match=r"SERVICE \(--service\): json has no QiskitRuntimeService, SamplerV2, Batch"):
+        Runtime("json", "five")
