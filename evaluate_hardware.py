@@ -153,6 +153,7 @@ def backend_step(ev: evaluate.Evaluation, run, cfg, shots: list[int], results: R
     count = next(count for count in shots if count)
     checkpoint = hashlib.sha256((run.folder / "best.pt").read_bytes()).hexdigest()[:12]
     runtime = Runtime(cfg.service, cfg.backend)
+    runtime.refuse_too_many(count)
     folder = run.folder / "hardware" / "jobs"
     it = on_backend.open_measurement(ev, runtime, folder, checkpoint, count, cfg.images_per_job)
     state = it.jobs.state()

@@ -1,13 +1,14 @@
 """Jobs on a machine that is paid for: nothing is lost, and nothing is paid for twice, wherever a process ends.
 
 Of each job, three files are written before the next thing happens: the intent, with a tag that no other job has; the
-id, as soon as the service gives it; the counts. A job whose id was lost is found by its tag. A job that failed keeps
-what is known of it, and is submitted again, under another tag, only when somebody agrees to that.
+id, as soon as the service gives it; the counts. No job is submitted before the service was asked for its tag. A job
+that failed keeps what is known of it, and is submitted again, under another tag, only when somebody agrees to that.
 
     <folder>/plan.json          what is asked, of which machine
              0003-1.intent.json    job 3, first attempt: its tag
              0003-1.id.json        the service has it
              0003-1.failed.json    it failed, and why
+             0003-1.short.npz      the counts that came back, if there are too few
              0003.npz              its counts (images, 2^n)
 """
 
@@ -40,7 +41,7 @@ class Service(Protocol):
         """WAITING, DONE or FAILED; and what the service says of it."""
 
     def counts(self, job_id: str, circuit: int) -> np.ndarray:
-        """(images, 2^n) of a job that is done."""
+        """(images, 2^n) of a job that is done. Raises `InputError`, with its id, if they cannot be had or read."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,21 @@ class Jobs:
         return found
 
     def recover(self, service: Service) -> int:
-        """Find by their tags the jobs whose ids were lost; how many were found. Nothing is submitted."""
-        with one_at_a_time(self.folder / "jobs"):
-            return sum(self._recover(service, job) for job in self.state().unknown)
+        """Find by their tags the jobs whose ids are not here; how many were found. Nothing is submitted.
 
-    def submit(self, service: Service, say=print) -> None:
-        """Submit what is not with the service."""
+        Those without an intent, too: the folder may have been lost, or the run copied before another one submitted.
+        """
         with one_at_a_time(self.folder / "jobs"):
             state = self.state()
-            unknown = [job for job in state.unknown if not self._recover(service, job)]
-            for job in sorted([*unknown, *state.not_submitted], key=lambda one: one.number):
+            return sum(self._recover(service, job) for job in [*state.unknown, *state.not_submitted])
+
+    def submit(self, service: Service, say=print) -> None:
+        """Submit what is not with the service; it is asked for each tag first."""
+        with one_at_a_time(self.folder / "jobs"):
+            state = self.state()
+            for job in sorted([*state.unknown, *state.not_submitted], key=lambda one: one.number):
+                if self._recover(service, job):
+                    continue
                 attempt = self._attempt(job)
                 tag = self.tag(job, attempt)
                 write_json(self._file(job, attempt, "intent"), {"tag": tag, "time": time.time()})
@@ -122,23 +128,39 @@ class Jobs:
                 say(f"job {job.number + 1} of {len(self.all)}: {job_id}, images {job.first} to {job.last - 1}")
 
     def poll(self, service: Service, say=print) -> State:
-        """Take in what is done; a job that failed, or that came back short, is noted with its reason."""
+        """Take in what is done; a job that failed, or that came back short, is noted with its reason.
+
+        Raises:
+            InputError: a result cannot be read. It was paid for: its job stays submitted, and the others are taken in.
+        """
+        unread = []
         with one_at_a_time(self.folder / "jobs"):
             for job in self.state().submitted:
                 attempt = self._attempt(job)
                 job_id = read_json(self._file(job, attempt, "id"))["id"]
                 status, said = service.status(job_id)
                 if status == DONE:
-                    counts = service.counts(job_id, job.circuit)
+                    try:
+                        counts = service.counts(job_id, job.circuit)
+                    except InputError as error:
+                        unread.append(str(error))
+                        continue
                     wrong = self._wrong(job, counts)
                     if not wrong:
                         write_npz(self._counts(job), counts=counts, id=np.array(job_id))
                         continue
+                    if not self._is_short(job, counts):
+                        unread.append(f"job {job.number + 1} ({job_id}): {wrong}; it stays with the service")
+                        continue
+                    write_npz(self.folder / f"{job.number:04d}-{attempt}.short.npz", counts=counts, id=np.array(job_id))
                     status, said = FAILED, wrong
                 if status == FAILED:
                     write_json(self._file(job, attempt, "failed"), {"id": job_id, "reason": said})
                     say(f"job {job.number + 1} of {len(self.all)} ({job_id}) failed: {said}")
-            return self.state()
+        if unread:
+            more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+            raise InputError(unread[0] + more)
+        return self.state()
 
     def counts(self) -> list[np.ndarray]:
         """(images, 2^n) of each circuit, when all are finished."""
@@ -158,11 +180,16 @@ class Jobs:
         return f"qcifar-{self.key}-{job.number:04d}-{attempt}"
 
     def _recover(self, service: Service, job: Job) -> bool:
+        """Whether the service has the job by its tag; with an intent here, until it must have listed it."""
         attempt = self._attempt(job)
-        intent = read_json(self._file(job, attempt, "intent"))
+        intent = {"tag": self.tag(job, attempt), "time": 0.0}
+        if self._file(job, attempt, "intent").exists():
+            intent = read_json(self._file(job, attempt, "intent"))
+        # Never longer than `settle` from now: a clock that was set back has the intent in the future.
+        end = time.monotonic() + min(intent["time"] + self.settle - time.time(), self.settle)
         while not (found := service.find(intent["tag"])):
-            left = intent["time"] + self.settle - time.time()
-            if not 0 < left <= self.settle:
+            left = end - time.monotonic()
+            if left <= 0:
                 return False
             time.sleep(min(left, 5.0))
         write_json(self._file(job, attempt, "id"), {"id": found[0], "tag": intent["tag"]})
@@ -175,15 +202,20 @@ class Jobs:
         return attempt
 
     def _wrong(self, job: Job, counts: np.ndarray) -> str:
-        """What is missing in the counts of a job, in words; nothing: ""."""
+        """What is wrong with the counts of a job, in words; nothing: ""."""
         images, outcomes, shots = job.last - job.first, self.plan["outcomes"][job.circuit], self.plan["shots"]
+        how = "came back short" if self._is_short(job, counts) else "came back otherwise than it was asked for"
         if counts.shape != (images, outcomes):
-            return f"came back short: expected counts ({images}, {outcomes}), got {tuple(counts.shape)}"
+            return f"{how}: expected counts ({images}, {outcomes}), got {tuple(counts.shape)}"
         if (counts.sum(1) != shots).any() or counts.min() < 0:
-            return (
-                f"came back short: expected {shots} shots an image, got {counts.sum(1).min()} to {counts.sum(1).max()}"
-            )
+            return f"{how}: expected {shots} shots an image, got {counts.sum(1).min()} to {counts.sum(1).max()}"
         return ""
+
+    def _is_short(self, job: Job, counts: np.ndarray) -> bool:
+        """Too few images or shots: what is missing has to be measured again. All else is an error on this side."""
+        if counts.shape[1:] != (self.plan["outcomes"][job.circuit],) or (counts < 0).any():
+            return False
+        return len(counts) < job.last - job.first or bool((counts.sum(1) < self.plan["shots"]).any())
 
     def _file(self, job: Job, attempt: int, what: str) -> Path:
         return self.folder / f"{job.number:04d}-{attempt}.{what}.json"

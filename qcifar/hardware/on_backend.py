@@ -55,6 +55,7 @@ def open_measurement(
         write_npz(inputs, **{f"circuit_{k}": one for k, one in enumerate(values)})
         write_whole(circuits, lambda file: file.write(save_circuits(list(made))))
     jobs.begin()
+    runtime.folder = jobs.folder
     made, details = load_circuits(circuits.read_bytes()), read_json(jobs.folder / "transpiled.json")["circuits"]
     kept = read_npz(inputs, tuple(f"circuit_{k}" for k in range(len(there))))
     runtime.circuits = tuple(
@@ -91,8 +92,7 @@ def submit(it: Measurement, yes: bool, together: bool) -> bool:
     Raises:
         InputError: nobody can be asked.
     """
-    if it.jobs.state().unknown:
-        found = it.jobs.recover(it.runtime)
+    if found := it.jobs.recover(it.runtime):
         print(f"found by their tags: {found} job(s) whose ids were lost")
     state = it.jobs.state()
     if not state.unknown and not state.not_submitted:

@@ -6,17 +6,21 @@ Credentials are those that Qiskit keeps (`QiskitRuntimeService.save_account`); n
 
 import contextlib
 import io
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from qcifar.errors import InputError, describe
+from qcifar.files import write_whole
 from qcifar.hardware.gates import Portable
 from qcifar.hardware.jobs import DONE, FAILED, WAITING
 from qcifar.hardware.with_qiskit import counts_of, in_order, needed, transpiled
 
 DELAY = 250e-6  # seconds between two shots, IBM's default: the qubits come to rest
 ENDED = {"DONE": DONE, "ERROR": FAILED, "CANCELLED": FAILED, "FAILED": FAILED, "COMPLETED": DONE}
+NEEDED = ("QiskitRuntimeService", "SamplerV2", "Batch")  # of a package
 LISTED = 10  # jobs with one tag; there is one
 
 
@@ -37,12 +41,15 @@ class Runtime:
         name: of the backend.
 
     Raises:
-        InputError: the package is not installed, there are no credentials, there is no such backend, or no network.
+        InputError: the package is not installed or another one, there are no credentials, there is no such backend, or no network.
     """
 
     def __init__(self, module: str, name: str):
         self.module, self.name, self.mode = needed(module), name, None
+        if missing := [one for one in NEEDED if not hasattr(self.module, one)]:
+            raise InputError(f"SERVICE (--service): {module} has no {', '.join(missing)}; expected {', '.join(NEEDED)}")
         self.circuits: tuple[Prepared, ...] = ()
+        self.folder: Path | None = None  # where a result is kept that cannot be read
         try:
             self.service = self.module.QiskitRuntimeService()
         except Exception as error:  # AccountNotFoundError, and what a network gives
@@ -61,6 +68,13 @@ class Runtime:
     def transpiled(self, circuit: Portable):
         """See `with_qiskit.transpiled`."""
         return transpiled(circuit, self.backend)
+
+    def refuse_too_many(self, shots: int) -> None:
+        """Raise `InputError` for more shots than the backend says it takes."""
+        with self._speaking("asking for its limits"):
+            most = getattr(self.backend, "max_shots", None)
+        if most and shots > most:
+            raise InputError(f"SHOTS (--shots): expected at most {most:,}, which {self.name} takes, got {shots:,}")
 
     @contextlib.contextmanager
     def batch(self, together: bool):
@@ -97,13 +111,30 @@ class Runtime:
             return state, (job.error_message() or name) if state == FAILED else name
 
     def counts(self, job_id: str, circuit: int) -> np.ndarray:
-        with self._speaking("fetching a result"):
+        with self._speaking(f"fetching the result of {job_id}"):
             result = self.service.job(job_id).result()
         n = self.circuits[circuit].circuit.n_qubits
         try:
+            if len(result) == 0:  # `Jobs` says that it came back short
+                return np.zeros((0, 2**n), dtype=np.int64)
             return counts_of(result[0].data, n)
-        except Exception:  # a result without our register, or with none: `Jobs` says that it came back short
-            return np.zeros((0, 2**n), dtype=np.int64)
+        except Exception as error:  # of another version, or without our register: it was paid for, and is no failed job
+            raise InputError(
+                f"{self.name}: the result of {job_id} cannot be read: {describe(error)}{self._kept(job_id, result)}; "
+                f"the service has it still, and nothing was submitted again"
+            ) from error
+
+    def _kept(self, job_id: str, result) -> str:
+        """Keep a result that cannot be read, if the package can write it; what to say of it."""
+        if self.folder is None or not hasattr(self.module, "RuntimeEncoder"):
+            return ""
+        path = self.folder / f"{job_id}.result.json"
+        try:
+            content = json.dumps(result, cls=self.module.RuntimeEncoder).encode()
+            write_whole(path, lambda file: file.write(content))
+        except Exception as error:  # the first error matters more
+            return f" (and not kept: {describe(error)})"
+        return f" (kept in {path})"
 
     def least_seconds(self, executions: int) -> float:
         """Time on the machine that so many shots take at least: the pauses between them, with nothing else."""

@@ -1,6 +1,7 @@
 """Jobs: nothing is lost and nothing is paid for twice, wherever the process ends and whatever comes back."""
 
 import re
+import shutil
 import signal
 import time
 
@@ -13,7 +14,7 @@ from qcifar.hardware.jobs import Jobs, key_of
 from tests.helpers.jobs_on_disk import OUTCOMES, PLAN, SHOTS, DiskService, counts_of, in_a_process
 
 EXPECTED = np.array([counts_of(image, SHOTS) for image in range(5)])
-EVENTS = 32  # of three jobs from begin to end: files before and after they have their names, calls of the service
+EVENTS = 35  # of three jobs from begin to end: files before and after they have their names, calls of the service
 
 
 def jobs_in(folder, behaviour=None, **plan):
@@ -47,7 +48,7 @@ def test_jobs_from_begin_to_end(tmp_path):
     assert jobs.ids() == ["job-0", "job-1", "job-2"]
 
 
-TEN = (2, 3, 4, 5, 6, 7, 8, 21, 22, 23)  # all kinds of places, of the first job; the others are slow
+TEN = (2, 4, 5, 6, 7, 8, 9, 24, 25, 26)  # all kinds of places, of the first job; the others are slow
 PLACES = [pytest.param(k, marks=[] if k in TEN else pytest.mark.slow) for k in range(1, EVENTS + 1)]
 
 
@@ -75,6 +76,24 @@ def test_a_job_whose_id_was_lost_is_found_by_its_tag(tmp_path):
     check_all_is_there(tmp_path)
 
 
+def test_a_folder_that_was_lost_and_a_run_that_was_copied_pay_for_nothing_again(tmp_path):
+    jobs, service = jobs_in(tmp_path, {0: "fails"})
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    jobs.submit(service, silent)  # the second attempt of the first job
+    shutil.rmtree(tmp_path / "jobs")
+    jobs.begin()
+    assert jobs.recover(service) == 3 and not jobs.state().not_submitted
+    jobs.poll(service, silent)  # finds that the first attempt failed
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    assert len(service.stored()) == 4 and np.array_equal(jobs.counts()[0], EXPECTED)
+    copied = Jobs(tmp_path / "copied", PLAN, settle=0.0)
+    copied.begin()
+    copied.submit(service, silent)
+    assert len(service.stored()) == 4
+
+
 def test_a_tag_that_the_service_does_not_list_yet_is_waited_for(tmp_path, monkeypatch):
     jobs, service = jobs_in(tmp_path)
     jobs.settle = 60.0
@@ -84,6 +103,29 @@ def test_a_tag_that_the_service_does_not_list_yet_is_waited_for(tmp_path, monkey
     monkeypatch.setattr(time, "sleep", lambda seconds: waited.append(seconds) or service.submit(0, 0, 2, SHOTS, tag))
     assert jobs.recover(service) == 1
     assert len(waited) == 1 and waited[0] == 5.0
+
+
+def test_a_clock_that_was_set_back_does_not_end_the_wait(tmp_path, monkeypatch):
+    jobs, service = jobs_in(tmp_path)
+    jobs.settle = 60.0
+    tag = jobs.tag(jobs.all[0], 1)
+    write_json(tmp_path / "jobs" / "0000-1.intent.json", {"tag": tag, "time": time.time() + 3600})
+    service.submit(0, 0, 2, SHOTS, tag)
+    listed, service.find = service.find, lambda tag: []
+    monkeypatch.setattr(time, "sleep", lambda seconds: setattr(service, "find", listed))
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    check_all_is_there(tmp_path)
+
+
+def test_a_clock_that_was_set_back_does_not_wait_for_ever(tmp_path, monkeypatch):
+    jobs, service = jobs_in(tmp_path)
+    jobs.settle = 60.0
+    write_json(tmp_path / "jobs" / "0000-1.intent.json", {"tag": "none", "time": time.time() + 3600})
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    assert jobs.recover(service) == 0 and now[0] == 60.0
 
 
 @pytest.mark.parametrize(
@@ -108,6 +150,37 @@ def test_a_job_that_fails_or_comes_back_short_is_submitted_again_only_on_request
     assert [job["tag"][-7:] for job in service.stored()] == ["-0000-1", "-0001-1", "-0002-1", "-0000-2"]
     assert len(jobs.poll(service, silent).finished) == 3
     assert np.array_equal(jobs.counts()[0], EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("unread", "the result of job-0 cannot be read"),
+        (
+            "many shots",
+            r"job 1 \(job-0\): came back otherwise than it was asked for: expected 20 shots an image",
+        ),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_not_paid_for_again(how, message, tmp_path):
+    jobs, service = jobs_in(tmp_path, {0: how})
+    jobs.submit(service, silent)
+    with pytest.raises(InputError, match=message):
+        jobs.poll(service, silent)
+    state = jobs.state()
+    assert [job.number for job in state.submitted] == [0] and len(state.finished) == 2 and not state.reasons
+    jobs.submit(service, silent)
+    service.behaviour = {}  # such as with another version of a package
+    jobs.poll(service, silent)
+    check_all_is_there(tmp_path)
+
+
+def test_counts_that_came_back_short_are_kept(tmp_path):
+    jobs, service = jobs_in(tmp_path, {0: "short"})
+    jobs.submit(service, silent)
+    jobs.poll(service, silent)
+    kept = np.load(tmp_path / "jobs" / "0000-1.short.npz")
+    assert np.array_equal(kept["counts"], EXPECTED[:1]) and kept["id"] == "job-0"
 
 
 def test_a_job_that_waits_is_left_and_taken_in_later(tmp_path):

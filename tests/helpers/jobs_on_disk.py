@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qcifar import files
+from qcifar.errors import InputError
 from qcifar.hardware.jobs import DONE, FAILED, WAITING, Jobs
 
 SHOTS, OUTCOMES = 20, 4
@@ -20,7 +21,7 @@ class DiskService:
 
     Args:
         event: called with a name at each place where a process may end.
-        behaviour: number of a submission -> "fails", "waits", "short", "few shots".
+        behaviour: number of a submission -> "fails", "waits", "short", "few shots", "many shots", "unread".
     """
 
     def __init__(self, folder: Path, event=lambda name: None, behaviour=None):
@@ -47,8 +48,11 @@ class DiskService:
     def counts(self, job_id, circuit):
         job = self._job(job_id)
         how = self.behaviour.get(job["number"])
+        if how == "unread":
+            raise InputError(f"double: the result of {job_id} cannot be read")
         images = range(job["first"], job["last"] - (how == "short"))
-        counts = np.array([counts_of(image, job["shots"] - (how == "few shots")) for image in images], dtype=np.int64)
+        shots = job["shots"] + {"few shots": -1, "many shots": 1}.get(how, 0)
+        counts = np.array([counts_of(image, shots) for image in images], dtype=np.int64)
         self.event("the result is back, not on disk")
         return counts.reshape(-1, OUTCOMES)
 
