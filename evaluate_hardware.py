@@ -93,13 +93,15 @@ def main(argv=None) -> int:
             raise InputError(f"{results.path}: nothing found yet; --shots, --noise, ... find it")
         print(table(results.entries))
         return 0
+    if cfg.step == "show":
+        return show(run, cfg, shots, results)
     ev = evaluation(run, cfg)
     if cfg.step is None:
         for entry in entries(ev, cfg, shots, sweeps):
             results.add(entry)
             print(line_of(entry), flush=True)
     status = backend_step(ev, run, cfg, shots, results) if cfg.backend else 0
-    if results.entries and cfg.step in (None, "poll", "show"):
+    if results.entries and cfg.step in (None, "poll"):
         print(table([one for one in results.entries if one["images"] == len(ev.hybrid.labels)]))
         for name, end in results.content["ends"].items():
             at = "" if end["strength"] is None else f"{end['strength']:.3g}, "
@@ -148,14 +150,39 @@ def entries(ev: evaluate.Evaluation, cfg, shots: list[int], sweeps: dict):
         yield from evaluate.on_device(ev, name, shots or [0])
 
 
+def show(run, cfg, shots: list[int], results: Results) -> int:
+    """Where the jobs of --backend stand, and what was found, as both are on disk: nothing is computed or asked for."""
+    count = next(count for count in shots if count)
+    asked = {"service": cfg.service, "backend": cfg.backend, "shots": count, "images_per_job": cfg.images_per_job}
+    found = on_backend.on_disk(run.folder / on_backend.FOLDER, cfg.images, **asked, checkpoint=checkpoint_of(run))
+    if not found:
+        raise InputError(f"{run.folder / on_backend.FOLDER}: no such jobs for {cfg.backend}; `submit` submits them")
+    missing = False
+    for jobs in found:
+        state, images = jobs.state(), jobs.plan["images"]
+        print(f"{images:,} images, {on_backend.summary(state, len(jobs.all))}")
+        entries = [one for one in results.entries if one["images"] == images]
+        if entries:
+            print(table(entries))
+        done = ("backend", cfg.backend, count) in [(one["mode"], one["setting"], one["shots"]) for one in entries]
+        if len(state.finished) == len(jobs.all) and not done:
+            print("all jobs are finished: `poll` computes the scores")
+        missing |= not done
+    return 3 if missing else 0
+
+
+def checkpoint_of(run) -> str:
+    return hashlib.sha256((run.folder / "best.pt").read_bytes()).hexdigest()[:12]
+
+
 def backend_step(ev: evaluate.Evaluation, run, cfg, shots: list[int], results: Results) -> int:
     """Mode 5: the step that was asked for, or all of them."""
     count = next(count for count in shots if count)
-    checkpoint = hashlib.sha256((run.folder / "best.pt").read_bytes()).hexdigest()[:12]
     runtime = Runtime(cfg.service, cfg.backend)
     runtime.refuse_too_many(count)
-    folder = run.folder / "hardware" / "jobs"
-    it = on_backend.open_measurement(ev, runtime, folder, checkpoint, count, cfg.images_per_job)
+    it = on_backend.open_measurement(
+        ev, runtime, run.folder / on_backend.FOLDER, checkpoint_of(run), count, cfg.images_per_job
+    )
     state = it.jobs.state()
     if cfg.step == "estimate":
         print(on_backend.cost(it, state))

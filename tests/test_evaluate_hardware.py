@@ -1,5 +1,6 @@
 """`evaluate_hardware.py` and `export_circuit.py` on runs of the scripts: modes 1, 2 and 4, and bad input."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -15,8 +16,10 @@ from qcifar.errors import InputError
 from qcifar.experiment.finished import load, read_run
 from qcifar.hardware import evaluate
 from qcifar.hardware.hybrid import read_hybrid
+from qcifar.hardware.jobs import Jobs, key_of
 from qcifar.hardware.results import Results
 from qcifar.hardware.scores import Scorer
+from tests.helpers.jobs_on_disk import DiskService
 from tests.helpers.scripts import ONE_EPOCH, run
 
 OPTIONS = SimpleNamespace(device="cpu", precision="fp32", data_dir="./data")
@@ -188,6 +191,35 @@ def test_steps_without_a_backend(head, tmp_path):
     bad_input(["estimate", str(head)], "estimate is a step of --backend")
     bad_input(["evaluate", str(head)], "expected estimate, submit, poll, show or nothing")
     bad_input(["show", str(tmp_path)], "holds no run")
+
+
+def test_show_reads_jobs_from_disk_alone(head, tmp_path, monkeypatch, capsys):
+    copied = shutil.copytree(head, tmp_path / head.name)
+
+    def asked(*arguments):
+        raise AssertionError("the network or the service was asked for")
+
+    monkeypatch.setattr(evaluate_hardware, "load", asked)
+    monkeypatch.setattr(evaluate_hardware, "Runtime", asked)
+    argv = ["show", str(copied), "--backend", "chip", "--shots", "20", "--images-per-job", "3"]
+    bad_input(argv, "no such jobs for chip; `submit` submits them")
+    checkpoint = hashlib.sha256((copied / "best.pt").read_bytes()).hexdigest()[:12]
+    plan = {
+        "service": "qiskit_ibm_runtime", "backend": "chip", "shots": 20, "images": 5, "images_per_job": 3,
+        "outcomes": [4], "checkpoint": checkpoint,
+    }  # fmt: skip
+    jobs = Jobs(copied / "hardware" / "jobs" / key_of(plan), plan)
+    jobs.begin()
+    service = DiskService(tmp_path / "service", behaviour={1: "waits"})
+    jobs.submit(service)
+    jobs.poll(service)
+    assert evaluate_hardware.main(argv) == 3
+    assert "5 images, 2 jobs: 1 finished, 1 with the service" in capsys.readouterr().out
+    service.behaviour = {}
+    jobs.poll(service)
+    assert evaluate_hardware.main([*argv, "--images", "5"]) == 3
+    assert "`poll` computes the scores" in capsys.readouterr().out
+    bad_input([*argv, "--images", "4"], "no such jobs")
 
 
 @pytest.mark.parametrize(

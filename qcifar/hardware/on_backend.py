@@ -15,6 +15,7 @@ from qcifar.hardware.jobs import Jobs, State, key_of
 from qcifar.hardware.qasm import qasm
 from qcifar.hardware.service import Prepared, Runtime, load_circuits, save_circuits
 
+FOLDER = Path("hardware") / "jobs"  # in the run's folder
 PAUSE = 10.0  # seconds between two questions whether jobs are done
 
 
@@ -62,6 +63,17 @@ def open_measurement(
         Prepared(one, circuit, kept[f"circuit_{k}"]) for k, (one, circuit) in enumerate(zip(there, made, strict=True))
     )
     return Measurement(jobs, runtime, details)
+
+
+def on_disk(folder: Path, images: int, **asked) -> list[Jobs]:
+    """The measurements in `folder` whose plans say what was asked for; neither network nor service is needed.
+
+    Args:
+        images: 0 = any number; how many the whole test set has is not known here.
+    """
+    plans = [read_json(path) for path in sorted(folder.glob("*/plan.json"))]
+    found = [one for one in plans if asked.items() <= one.items() and images in (0, one["images"])]
+    return [Jobs(folder / key_of(plan), plan) for plan in found]
 
 
 def cost(it: Measurement, state: State) -> str:

@@ -41,7 +41,8 @@ class Runtime:
         name: of the backend.
 
     Raises:
-        InputError: the package is not installed or another one, there are no credentials, there is no such backend, or no network.
+        InputError: the package is not installed, or is no such package; there are no credentials, there is no such
+            backend, or no network.
     """
 
     def __init__(self, module: str, name: str):
