@@ -115,6 +115,11 @@ def main(argv=None):
     folder = Path(cfg.output or run.folder)
     it = load(run, cfg)
     converted = without_circuit(it.model)
+    if not it.model.branch_on:  # alpha is 0 but for rounding: any map at all would give the same logits
+        raise InputError(
+            f"{run.folder}: its best epoch lies in phase A, where the branch is off, so there is no trained head to "
+            f"export; expected a run with more epochs after EPOCHS_WARMUP"
+        )
     worst = largest_difference(it, converted)
     if not worst <= tolerance:
         raise InputError(f"{run.folder}: logits differ by {worst:.1e}, expected at most {tolerance:.0e}; not exported")

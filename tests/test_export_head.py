@@ -91,6 +91,14 @@ def test_a_run_without_a_circuit_is_refused_and_nothing_is_written(name, more, c
     assert not list(folder.glob("head_fourier*"))
 
 
+def test_a_head_whose_branch_is_off_in_the_tested_weights_is_refused(tmp_path):
+    """Any map at all would pass the comparison of logits there."""
+    _, folder = run("head", tmp_path, "--epochs-warmup", "2")  # of two epochs
+    with pytest.raises(InputError, match="its best epoch lies in phase A"):
+        export_head.main([str(folder)])
+    assert not list(folder.glob("head_fourier*"))
+
+
 def test_a_circuit_on_default_qubit_is_exported_alike():
     circuit, shape = make_circuit(2, 2)
     weights, branches = torch.rand(shape), []

@@ -191,7 +191,10 @@ def planted_hints(cfg, parts, name: str) -> Hints:
 
 def refuse_own_images(images: torch.Tensor):
     """Raise `InputError`: images that belong to no part have no class to be named."""
-    raise InputError(f"CONTROL planted names the classes of the data set's images only, got {len(images)} others")
+    raise InputError(
+        f"CONTROL planted names the classes of the data set's images only, got {len(images)} others; expected a "
+        f"run with another CONTROL"
+    )
 
 
 class PlantedBranch(nn.Module):
