@@ -17,6 +17,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from qcifar.streams import stream
 
+MOST_SIGNS = 2**26  # drawn at all
 MOST_EXHAUSTIVE = 20  # seeds of which all 2^n signs are tried; beyond, as many are drawn
 
 
@@ -87,17 +88,23 @@ def sign_flip(differences: np.ndarray) -> float:
 
     The share of all 2^S choices of signs whose mean is as far from zero as the one found, so never below 2/2^S. It
     assumes that a true difference of zero would be symmetric about zero, and nothing else. Beyond 20 seeds, 2^20
-    choices are drawn from a fixed seed and the one found is counted among them (Phipson & Smyth 2010).
+    choices (fewer beyond 64 seeds) are drawn from a fixed seed and the one found is counted among them (Phipson & Smyth
+    2010).
     """
     differences = np.asarray(differences, np.float64)
+    differences = differences[differences != 0]  # the sign of zero changes no sum
+    if not len(differences):
+        return 1.0
     found = abs(differences.sum()) - 1e-9 * np.abs(differences).sum()  # equal sums may round differently
     if len(differences) <= MOST_EXHAUSTIVE:
         sums = np.zeros(1)
         for difference in differences:
             sums = np.concatenate([sums + difference, sums - difference])
         return float((np.abs(sums) >= found).mean())
-    rng, draws, as_far = stream(0, "sign flip", len(differences)), 2**MOST_EXHAUSTIVE, 0
-    for _ in range(0, draws, 2**14):
+    rng, as_far = stream(0, "sign flip", len(differences)), 0
+    blocks = max(1, min(2**MOST_EXHAUSTIVE, MOST_SIGNS // len(differences)) // 2**14)
+    draws = blocks * 2**14
+    for _ in range(blocks):
         signs = 2 * rng.integers(0, 2, size=(2**14, len(differences)), dtype=np.int8) - 1
         as_far += np.count_nonzero(np.abs(signs @ differences) >= found)
     return (as_far + 1) / (draws + 1)
