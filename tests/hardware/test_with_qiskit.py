@@ -154,7 +154,8 @@ def call(head, capsys, monkeypatch):
         command = [*step, str(head), "--torch-device", "cpu", *argv]
         if dies is not None:  # in a process of its own
             environment = os.environ | {"QCIFAR_DOUBLE_DIES_WITH": str(dies), "OMP_NUM_THREADS": "1"}
-            program = [sys.executable, str(ROOT / "evaluate_hardware.py"), *command]
+            code = "import sys, tests.helpers.scripts, evaluate_hardware; evaluate_hardware.main(sys.argv[1:])"
+            program = [sys.executable, "-c", code, *command]  # the helpers know the small network of the run
             return subprocess.run(program, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True).returncode
         status = status_of(lambda: evaluate_hardware.main(command))
         said = capsys.readouterr()
