@@ -20,7 +20,7 @@ import torch
 
 from qcifar.audit import Settings, audit
 from qcifar.audit.plots import text_drawing, write_plots
-from qcifar.audit.source import Circuit, Sizes, circuits_of, fingerprint_of, load
+from qcifar.audit.source import Circuit, Sizes, circuits_of, circuits_that_ran
 from qcifar.audit.words import as_text
 from qcifar.config import Rule, one_of, own, settings_from_constants, text, whole
 from qcifar.device import set_up_torch
@@ -60,7 +60,7 @@ arguments = (("circuit", "?", "FILE.py:name, or the folder of a run; none means 
 
 # Where the scripts make their circuits. They are loaded as anybody's file, not imported.
 scripts = ("cifar100_hybrid_Qhead.py:make_circuit", "cifar100_quantum_channels.py:make_circuits")
-of_a_run = {"N_QUBITS": "n_qubits", "N_LAYERS": "n_layers", "QUANTUM_DEPTH": "quantum_depth", "CIRCUITS": "circuits"}
+sizes_of_a_run = ("n_qubits", "n_layers", "quantum_depth", "circuits")  # settings that its constants decide
 
 
 def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
@@ -73,14 +73,12 @@ def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
     constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
     if not fingerprints:
         raise InputError(f"{folder}: this run has no circuit; expected one of the hybrid scripts")
-    if given := [name for name in of_a_run.values() if getattr(cfg, name) not in (0, "file")]:
+    if given := [name for name in sizes_of_a_run if getattr(cfg, name) not in (0, "file")]:
         raise InputError(f"--{given[0].replace('_', '-')}: the sizes are those of the run {folder}; leave it out")
     cfg.quantum_image_size = constants.get("QUANTUM_IMAGE_SIZE", cfg.quantum_image_size)
-    sizes = Sizes(*(constants.get(constant, 0) for constant in list(of_a_run)[:3]), constants.get("CIRCUITS", "file"))
     script = ROOT / f"{script_of(run)}.py"
-    makers = [maker for maker in ("make_circuit", "make_circuits") if hasattr(load(script), maker)]
-    made = [circuit for maker in makers for circuit in circuits_of(f"{script}:{maker}", sizes)]
-    if not (found := [circuit for circuit in made if fingerprint_of(circuit) in fingerprints]):
+    found = circuits_that_ran(script, Sizes.of_run(constants), fingerprints)
+    if not found:
         raise InputError(
             f"{folder}: none of its circuits is one that {script.name} makes now: it was edited since, or CONTROL "
             f"{constants.get('CONTROL')} put another in its place"

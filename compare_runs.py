@@ -13,7 +13,6 @@ a plan: every comparison) has all its seeds and is decided, 3 if not, 2 for bad 
 import contextlib
 import difflib
 import time
-from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 
@@ -22,11 +21,12 @@ import numpy as np
 from qcifar.comparison.page import write_report
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
 from qcifar.comparison.plan import Plan, describe_plan, missing_members, planned_only, read_plans, twins_of
-from qcifar.comparison.runs import BASELINE, Circuit, FinishedRun, Group, Report, find_runs
+from qcifar.comparison.runs import Circuit, FinishedRun, Group, Report, find_runs
 from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, interim, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
 from qcifar.data.cifar import load_dataset
+from qcifar.decided import BASELINE
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import script_of
@@ -178,24 +178,21 @@ def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     """The circuits of the runs as their scripts have them now, unless they were edited since; the first few."""
     # Here, since PennyLane takes seconds to import and a table needs none of it.
     from qcifar.audit.plots import circuit_figure
-    from qcifar.audit.source import Sizes, circuits_of, fingerprint_of
+    from qcifar.audit.source import Sizes, circuits_that_ran
 
-    known: dict[tuple[str, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
+    known: dict[tuple[Path, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
     for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
-        constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
-        with contextlib.suppress(InputError):  # no script here opens such runs
-            script = ROOT / f"{script_of(run)}.py"
-            sizes = Sizes(*(constants.get(name, 0) for name in ("N_QUBITS", "N_LAYERS", "QUANTUM_DEPTH")))
-            sizes = replace(sizes, circuits=constants.get("CIRCUITS", "file"))
-            for maker in ("make_circuit", "make_circuits") if fingerprints else ():
-                known.setdefault((f"{script}:{maker}", sizes), set()).update(fingerprints)
+        if fingerprints := run.config["identity"].get("circuits"):
+            with contextlib.suppress(InputError):  # no script here opens such runs
+                made = ROOT / f"{script_of(run)}.py", Sizes.of_run(run.config["constants"])
+                known.setdefault(made, set()).update(fingerprints)
     found: dict[str, Circuit] = {}
-    for (target, sizes), fingerprints in known.items():
-        with contextlib.suppress(InputError):  # a script has one of the two makers, or neither
-            for circuit in circuits_of(target, sizes):
+    for (script, sizes), fingerprints in known.items():
+        with contextlib.suppress(InputError):  # it makes none of these sizes now
+            for circuit in circuits_that_ran(script, sizes, fingerprints):
                 weights = circuit.weight_shape
                 title = f"{circuit.name}, {circuit.n_inputs} qubits" + (f", weights {weights}" if weights else "")
-                if title not in found and fingerprint_of(circuit) in fingerprints:
+                if title not in found:
                     found[title] = Circuit(title, circuit_figure(circuit))
     return tuple(found.values())
 

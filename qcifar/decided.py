@@ -11,6 +11,7 @@ from qcifar import config
 from qcifar.errors import InputError
 from qcifar.files import read_json
 
+BASELINE = "cifar100_baseline_det"  # the experiment that the others are compared with
 OUTCOME = "test_top1"  # the only one that a verdict is made from; top-5, macro F1 and others are secondary
 MARGIN = 0.5  # percentage points, where a plan names none
 MOST_JOBS = 100_000

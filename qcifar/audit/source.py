@@ -19,7 +19,7 @@ import inspect
 import itertools
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from .gates import MAX_QUBITS, Circuit, refuse_angles_in_rows
 
 STANDARD = {"n_qubits": 4, "n_layers": 2, "depth": 1, "circuits": "default"}
 CONSTANTS = {"n_qubits": "N_QUBITS", "n_layers": "N_LAYERS", "depth": "QUANTUM_DEPTH", "circuits": "CIRCUITS"}
+MAKERS = ("make_circuit", "make_circuits")  # where a script makes the circuits of its runs
 SHAPES = ("L,N", "L,N,2", "L,N,3", "N", "N,2", "N,3", "L")  # of weights, tried in this order
 
 
@@ -45,6 +46,11 @@ class Sizes:
     depth: int = 0
     circuits: str = "file"
     weight_shape: str = "auto"
+
+    @classmethod
+    def of_run(cls, constants: dict[str, typing.Any]) -> "Sizes":
+        """Those of a run with these constants; what it does not have is left to the file."""
+        return cls(**{name: constants[constant] for name, constant in CONSTANTS.items() if constant in constants})
 
     def filled(self, module) -> dict[str, typing.Any]:
         """Every size, from the command line, else from the file's constants, else standard."""
@@ -73,7 +79,18 @@ def circuits_of(target: str, sizes: Sizes) -> list[Circuit]:
     return [_plain(found, name, parameters, filled, sizes.weight_shape)]
 
 
-def fingerprint_of(circuit: Circuit) -> str:
+def circuits_that_ran(script: Path, sizes: Sizes, fingerprints: Container[str]) -> list[Circuit]:
+    """The circuits that a script makes of these sizes now, if they are those whose fingerprints its runs recorded.
+
+    Raises:
+        InputError: as `circuits_of`.
+    """
+    module = load(script)
+    made = [one for maker in MAKERS if hasattr(module, maker) for one in circuits_of(f"{script}:{maker}", sizes)]
+    return [circuit for circuit in made if _fingerprint_of(circuit) in fingerprints]
+
+
+def _fingerprint_of(circuit: Circuit) -> str:
     """As the scripts record it in the identity of their runs."""
     n, weights = circuit.n_inputs, circuit.weight_shape
     return circuit_fingerprint(circuit.function, *(((1, n),) if weights is None else ((2, n), weights)))

@@ -2,9 +2,10 @@
 
 from collections import Counter
 
-from qcifar.comparison.runs import BASELINE, Report
+from qcifar.comparison.runs import Report
 from qcifar.comparison.series import Pair, Series, key_of, marks_of, short_name
 from qcifar.comparison.words import count, interval, listed, number, p_value, signed, span
+from qcifar.decided import BASELINE
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
 # Controls that put something classical, which could do the same work, in the circuit's place. Not frozen and product

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcifar.comparison.runs import BASELINE, FinishedRun, Group
+from qcifar.comparison.runs import FinishedRun, Group
+from qcifar.decided import BASELINE
 from qcifar.errors import InputError
 from qcifar.experiment.identity import differences
 

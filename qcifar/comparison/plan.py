@@ -6,9 +6,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from qcifar.comparison.runs import BASELINE, FinishedRun, Group
+from qcifar.comparison.runs import FinishedRun, Group
 from qcifar.comparison.words import count, listed
 from qcifar.decided import (
+    BASELINE,
     MARGIN,
     OUTCOME,
     SHORT,

@@ -18,7 +18,6 @@ from qcifar.results import refuse_no_result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASELINE = "cifar100_baseline_det"
 DEPENDENCE = {"top1": 1, "top1_without": 1, "top1_shuffled": 1, "fixed": math.inf, "broken": math.inf}  # largest value
 KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}

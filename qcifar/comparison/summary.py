@@ -9,8 +9,9 @@ import numpy as np
 from qcifar.comparison.outcomes import CLASS_NAMES, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.pairs import Paired
 from qcifar.comparison.plan import Plan, in_checks, in_family, missing_members, planned_seeds
-from qcifar.comparison.runs import BASELINE, DEPENDENCE, Group
+from qcifar.comparison.runs import DEPENDENCE, Group
 from qcifar.comparison.verdict import class_differences, compare, decide, epochs_to, secondary, with_holm
+from qcifar.decided import BASELINE
 
 THRESHOLD = 0.9  # of the baseline's best validation top-1, for the epochs to a threshold
 

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from qcifar.decided import BASELINE
 from qcifar.errors import InputError
 from qcifar.experiment.finished import FinishedRun
 from qcifar.files import read_json, read_npz
-
-BASELINE = "cifar100_baseline_det"
 
 
 def baseline_right(run: FinishedRun, index: np.ndarray) -> np.ndarray | None:

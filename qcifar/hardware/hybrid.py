@@ -5,6 +5,7 @@ head, what follows the circuit is one small layer. For the channels it is the wh
 new set of maps.
 """
 
+import contextlib
 import hashlib
 import importlib
 from collections.abc import Callable, Sequence
@@ -92,10 +93,10 @@ def _head(run: FinishedRun, it: Prepared, layer: QuantumLayer, images: int) -> H
         )
     folder, images_of = run.folder / "hardware", it.test_loader.batch_size
     feats, hints, without = _features(it, it.test_loader, images, folder / f"features_test_{images}.npz")
-    angles = _given_to(layer, lambda: model.logits_q(feats, hints))
+    angles = _given_to(layer, model, feats, hints)
     taught = EvalLoader(it.parts.train.images[:CALIBRATION_IMAGES], None, images_of, it.run.identity["IMG_SIZE"])
     more, marks, _ = _features(it, taught, CALIBRATION_IMAGES, folder / "features_train.npz")
-    calibration = _given_to(layer, lambda: model.logits_q(more, marks))
+    calibration = _given_to(layer, model, more, marks)
     weights = layer.weights.detach().double().cpu()
     function = _function_of(layer.runner)
 
@@ -107,11 +108,8 @@ def _head(run: FinishedRun, it: Prepared, layer: QuantumLayer, images: int) -> H
 
     @torch.inference_mode()
     def share(values):
-        handle = layer.register_forward_hook(lambda *_: values[0].to(feats.device, torch.float32))
-        try:
+        with _in_place_of(layer, lambda angles: values[0].to(feats.device, torch.float32)):
             return (model.alpha * model.logits_q(feats, hints)).cpu()
-        finally:
-            handle.remove()
 
     circuit = Circuit(bound.__name__, along_z(bound, n), n, angles, calibration)
     return Hybrid((circuit,), it.test_loader.labels[:images].cpu(), it.parts.test.index[:images],
@@ -153,14 +151,26 @@ def _hash_of(model: torch.nn.Module, precision, images: torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def _given_to(layer: QuantumLayer, call: Callable) -> torch.Tensor:
-    """The angles (K, n) that `layer` is given in a call, float64 on the CPU."""
-    seen: list[torch.Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+@contextlib.contextmanager
+def _in_place_of(layer: QuantumLayer, answer: Callable):
+    """`answer` gives the values of `layer`; the trained circuit is not run, which takes minutes on a device."""
+    layer.forward = answer
     try:
-        call()
+        yield
     finally:
-        handle.remove()
+        del layer.forward  # the class's own is there again
+
+
+def _given_to(layer: QuantumLayer, model, feats: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
+    """The angles (K, n) that `layer` is given for these features, float64 on the CPU."""
+    seen: list[torch.Tensor] = []
+
+    def answer(angles):
+        seen.append(angles)
+        return feats.new_zeros(len(angles), model.branch.post_q.in_features)
+
+    with _in_place_of(layer, answer):
+        model.logits_q(feats, hints)
     return seen[0].detach().double().cpu().clone()
 
 

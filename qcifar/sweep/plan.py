@@ -18,6 +18,7 @@ from typing import Any
 from qcifar import config
 from qcifar.config import as_constants, flag, variant_of
 from qcifar.decided import (
+    BASELINE,
     MARGIN,
     MOST_JOBS,
     OUTCOME,
@@ -31,7 +32,6 @@ from qcifar.decided import (
 from qcifar.declared import ScriptText, read_script
 from qcifar.errors import InputError
 
-BASELINE = "cifar100_baseline_det"  # the experiment that the others are compared with
 KEYS = {
     "": ("title", "run_dir", "decided", "common", "runs"),
     "decided": ("outcome", "margin", "seeds", "family", "twins", "extends"),

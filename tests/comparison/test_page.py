@@ -20,8 +20,9 @@ from PIL import Image
 from qcifar.comparison.content import does_not_show
 from qcifar.comparison.page import SECTIONS, write_report
 from qcifar.comparison.pictures import contact_sheet
-from qcifar.comparison.runs import BASELINE, Circuit, Group, read_run
+from qcifar.comparison.runs import Circuit, Group, read_run
 from qcifar.comparison.series import pairs_of, series_of
+from qcifar.decided import BASELINE
 from qcifar.streams import stream
 from tests.helpers import slow
 from tests.helpers.browser import CHROMIUM, browser

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from qcifar.comparison.pairs import group_runs, pair_groups
-from qcifar.comparison.runs import BASELINE, Report, find_runs
+from qcifar.comparison.runs import Report, find_runs
 from qcifar.comparison.summary import class_rows, comparisons, secondary_rows
+from qcifar.decided import BASELINE
 from tests.helpers.made_runs import CHANNELS, HEAD, write_run
 
 MADE = {
