@@ -13,7 +13,7 @@ from torchvision.models import get_model, get_model_weights
 from cifar100_quantum_channels import widen_first_conv
 from qcifar.errors import InputError
 from qcifar.experiment import weights
-from qcifar.experiment.models import count_parameters, first_conv, split_head
+from qcifar.experiment.models import OnePixelConv2d, count_parameters, first_conv, for_cpu, split_head
 from tests.helpers import slow
 from tests.helpers.data import Bomb, cut_in_half
 from tests.helpers.networks import NAME, SEED, assert_equal_states, network
@@ -359,3 +359,35 @@ def test_networks_that_are_refused_warn_of_nothing(recwarn):
     with pytest.raises(InputError, match="without auxiliary outputs"):
         network("googlenet", img_size=224)
     assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("name", ["resnet34", slow("resnext50_32x4d"), slow("mobilenet_v2")])
+def test_the_form_for_the_cpu_is_the_same_function_with_the_same_gradients(name):
+    plain = get_model(name, num_classes=10).double().train()
+    fast = for_cpu(copy.deepcopy(plain))
+    x = torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    used = []
+    for conv in (module for module in fast.modules() if isinstance(module, OnePixelConv2d)):
+        conv.register_forward_hook(lambda _, given, out: used.append(given[0].shape[2:] == (1, 1)))
+    for net in (plain, fast):
+        torch.manual_seed(0)  # dropout
+        net(x).square().sum().backward()
+    assert any(used) and not all(used)
+    assert list(plain.state_dict()) == list(fast.state_dict())
+    largest = max(float(parameter.grad.abs().max()) for parameter in plain.parameters())
+    for (key, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-10 * largest, msg=key)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        torch.nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        torch.nn.Conv2d(4, 4, 3, padding=2),  # three pixels of one
+        torch.nn.Conv2d(4, 4, 2, padding=1),
+        torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+        torch.nn.Conv2d(4, 4, 3, padding="same"),
+    ],
+)
+def test_a_convolution_for_which_one_pixel_is_no_matrix_product_stays(conv):
+    assert type(for_cpu(torch.nn.Sequential(conv))[0]) is torch.nn.Conv2d
