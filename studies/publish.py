@@ -1,7 +1,7 @@
 """What came out of a plan, small enough to be committed: the report, and what each run said of each test image.
 
-    python sweep.py studies/controls.toml
-    python studies/publish.py studies/controls.toml
+    python sweep.py studies/core.toml
+    python studies/publish.py studies/core.toml
     python studies/publish.py studies/published.toml --across-recipes
 
 Runs compare_runs.py on the plan's run directory and writes studies/<name>/: plan.json (as it was stored before the
@@ -52,7 +52,7 @@ def line_of(run: FinishedRun) -> dict:
 
 def main(argv=None) -> int:
     cfg = settings_from_constants(
-        globals(), argv, own_rules, (("plan", None, "the plan's file, for example studies/controls.toml"),)
+        globals(), argv, own_rules, (("plan", None, "the plan's file, for example studies/core.toml"),)
     )
     plan = read_plan(Path(cfg.plan), home, cfg.run_dir)
     top, folder = plan.run_dir, Path(cfg.plan).with_suffix("")
