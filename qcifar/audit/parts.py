@@ -16,7 +16,7 @@ from qcifar.quantum.runner import make_qnode, make_runner
 
 from . import fourier, measures, simulate
 from .classical import audit_inputs, regressions
-from .effect import POINTS, TOLERANCE, Cones, cones, forms, inert_gates
+from .effect import PAIR_WORK, POINTS, TOLERANCE, Cones, cones, forms, inert_gates
 from .gates import Circuit, Gates, LeftOut, Unreadable, points, read_gates
 
 WORK = 5e8  # amplitudes times gates of one part: about 10 s on one core
@@ -193,6 +193,9 @@ def _effect(circuit: Circuit, gates: Gates | None, values_of: Callable, seen: di
     return found | {
         "inert_gates": [{"place": place, "gate": str(gates.gates[place])} for place in inert.gates],
         "inert_together": inert.together,
+        "inert_pairs": [[{"place": place, "gate": str(gates.gates[place])} for place in pair] for pair in inert.pairs],
+        "pairs_tried": inert.pairs_tried,
+        "pairs_there": inert.pairs_there,
         "live_two_qubit_gates": inert.two_qubit_live,
         "entanglement_without_inert": inert.entanglement,
     }
@@ -338,9 +341,11 @@ def three_lines(
 
 def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str]:
     values_of = values_by(circuit, gates)
-    cone, inert = cones(circuit, values_of, gates, 3), inert_gates(gates, 3)
+    cone, inert = cones(circuit, values_of, gates, 3), inert_gates(gates, 3, PAIR_WORK / 10)
     if inert.gates:
         first += f", {len(inert.gates)} of them without effect"
+    if inert.pairs:
+        first += f", {2 * len(inert.pairs)} without effect in pairs"
     if circuit.n_weights:
         first += f"; {cone.live_weights} of {circuit.n_weights} weights live"
         found = fourier.features(gates, cone.angles.numpy())
