@@ -192,16 +192,16 @@ def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     from qcifar.audit.plots import circuit_figure
     from qcifar.audit.source import Sizes, circuits_that_ran
 
-    known: dict[tuple[Path, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
+    known: dict[tuple[Path, Sizes, str | None], set[str]] = {}  # how circuits are made: fingerprints of those that ran
     for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
         if fingerprints := run.config["identity"].get("circuits"):
             with contextlib.suppress(InputError):  # no script here opens such runs
-                made = ROOT / f"{script_of(run)}.py", Sizes.of_run(run.config["constants"])
+                made = ROOT / f"{script_of(run)}.py", Sizes.of_run(run.config["constants"]), run.control
                 known.setdefault(made, set()).update(fingerprints)
     found: dict[str, Circuit] = {}
-    for (script, sizes), fingerprints in known.items():
+    for (script, sizes, control), fingerprints in known.items():
         with contextlib.suppress(InputError):  # it makes none of these sizes now
-            for circuit in circuits_that_ran(script, sizes, fingerprints):
+            for circuit in circuits_that_ran(script, sizes, fingerprints, control):
                 weights = circuit.weight_shape
                 title = f"{circuit.name}, {circuit.n_inputs} qubits" + (f", weights {weights}" if weights else "")
                 if title not in found:
