@@ -23,6 +23,7 @@ WORK = 5e8  # amplitudes times gates of one part: about 10 s on one core
 FEWEST = 2  # random points, below which nothing is said
 PENNYLANE_POINTS = 3  # where each takes a call of PennyLane
 KEPT_TERMS = 1000  # of a closed form, in the file
+QUICK_AMPLITUDES = 2**17  # on the grid of a closed form in the three lines; a larger grid takes seconds
 LONGEST_LINE = 120  # of the three, with closed forms of all outputs
 
 
@@ -356,7 +357,7 @@ def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str
             encoding = fourier.encoding_of(gates, None)
             texts = [
                 str(form) for k, live in enumerate(cone.angles.numpy())
-                if (form := fourier.closed_form(gates, encoding, k, live)).short
+                if (form := fourier.closed_form(gates, encoding, k, live, QUICK_AMPLITUDES)).short
             ]  # fmt: skip
         except LeftOut:
             texts = []
