@@ -20,7 +20,7 @@ import torch
 
 from qcifar.audit import Settings, audit
 from qcifar.audit.plots import text_drawing, write_plots
-from qcifar.audit.source import Circuit, Sizes, circuits_of, circuits_that_ran
+from qcifar.audit.source import WITHOUT_CIRCUIT, Circuit, Sizes, circuits_of, circuits_that_ran
 from qcifar.audit.words import as_text
 from qcifar.config import Rule, one_of, own, settings_from_constants, text, whole
 from qcifar.device import set_up_torch
@@ -71,17 +71,18 @@ def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
     """
     run = read_config(folder)
     constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
-    if not fingerprints:
-        raise InputError(f"{folder}: this run has no circuit; expected one of the hybrid scripts")
+    control = constants.get("CONTROL")
+    if not fingerprints or control in WITHOUT_CIRCUIT:
+        why = f"CONTROL {control} has none" if fingerprints else "expected one of the hybrid scripts"
+        raise InputError(f"{folder}: this run has no circuit; {why}")
     if given := [name for name in sizes_of_a_run if getattr(cfg, name) not in (0, "file")]:
         raise InputError(f"--{given[0].replace('_', '-')}: the sizes are those of the run {folder}; leave it out")
     cfg.quantum_image_size = constants.get("QUANTUM_IMAGE_SIZE", cfg.quantum_image_size)
     script = ROOT / f"{script_of(run)}.py"
-    found = circuits_that_ran(script, Sizes.of_run(constants), fingerprints)
+    found = circuits_that_ran(script, Sizes.of_run(constants), fingerprints, control)
     if not found:
         raise InputError(
-            f"{folder}: none of its circuits is one that {script.name} makes now: it was edited since, or CONTROL "
-            f"{constants.get('CONTROL')} put another in its place"
+            f"{folder}: none of its circuits is one that {script.name} makes now: the script was edited since"
         )
     return found
 

@@ -7,7 +7,7 @@
 
 Writes report/ into the run directory: index.html (one page, needs no network), summary.json, summary.csv, summary.tex
 and figures/. docs/statistics.md says how a verdict is made. Exit status: 0 if every comparison of the plan (without
-a plan: every comparison) has all its seeds and is decided, 3 if not, 2 for bad input.
+a plan: every comparison) has all its seeds and is decided, 3 if not (the last line says so), 2 for bad input.
 """
 
 import contextlib
@@ -76,6 +76,7 @@ def main(argv=None) -> int:
         print(table_of_runs(runs) + "\n")
     if not pairs:
         print(f"nothing to compare: no run of {cfg.against} and of another experiment with the same seed and recipe")
+        print(status_3(["no comparison"]))
         return 3
 
     entries = comparisons(pairs + twins, plans, margin)
@@ -97,7 +98,7 @@ def main(argv=None) -> int:
             "family": "the comparisons of the plan" if plans else f"all {len(entries)} comparisons",
             "plan": plan,
             "comparisons": entries,
-            "secondary": secondary_rows(pairs),
+            "secondary": secondary_rows(pairs + twins),
             "classes": class_rows(pairs),
             "left_out": left_out,
             "notes": notes(entries, plan),
@@ -105,7 +106,15 @@ def main(argv=None) -> int:
         folder = (tops[0] if not (tops[0] / "config.json").exists() else Path(cfg.run_dir)) / "report"
         write_all(summary, pairs + twins, folder, test_images(pairs, Path(cfg.data_dir)))
         print(f"report: {folder / 'index.html'}")
-    return 0 if all_decided(entries, pairs + twins, plans, cfg.against) else 3
+    pending = not_decided(entries, pairs + twins, plans, cfg.against)
+    if pending:
+        print(status_3(pending))
+    return 3 if pending else 0
+
+
+def status_3(pending: list[str]) -> str:
+    """The shell may show the exit status as a failure, so the last line says what it stands for."""
+    return f"exit status 3: not everything is decided ({', '.join(pending)}); nothing has failed"
 
 
 def full_name(entry: dict) -> str:
@@ -134,8 +143,8 @@ def twin_pairs(groups: list[Group], plans: list[Plan], cfg) -> list[Paired]:
     ]
 
 
-def all_decided(entries: list[dict], pairs: list[Paired], plans: list[Plan], against: str) -> bool:
-    """Whether each comparison of the plans has all its planned seeds and is decided; without a plan, every comparison.
+def not_decided(entries: list[dict], pairs: list[Paired], plans: list[Plan], against: str) -> list[str]:
+    """How many comparisons of the plans are not decided, by why; without a plan, of all comparisons. Empty: none.
 
     A comparison that lacks seeds is not decided, whatever its verdict: who stops when it pleases is wrong too often.
     """
@@ -143,7 +152,10 @@ def all_decided(entries: list[dict], pairs: list[Paired], plans: list[Plan], aga
     every = [one for part in ("family", "checks") for one in missing_members(plans, compared, part)]
     missing = [one for one in every if against in (BASELINE, one[1])]
     decisive = [entry for entry in entries if not entry["exploratory"]] or entries
-    return not missing and not any(entry["verdict"] == "undecided" or interim(entry) for entry in decisive)
+    early = [entry for entry in decisive if interim(entry)]
+    undecided = [entry for entry in decisive if entry["verdict"] == "undecided" and entry not in early]
+    numbers = {"undecided": len(undecided), "interim": len(early), "planned without any run": len(missing)}
+    return [f"{number} {what}" for what, number in numbers.items() if number]
 
 
 def say_left_out(left_out: list[dict]) -> None:
@@ -180,16 +192,16 @@ def drawn_circuits(pairs: list[Paired]) -> tuple[Circuit, ...]:
     from qcifar.audit.plots import circuit_figure
     from qcifar.audit.source import Sizes, circuits_that_ran
 
-    known: dict[tuple[Path, Sizes], set[str]] = {}  # where circuits are made: fingerprints of those that ran
+    known: dict[tuple[Path, Sizes, str | None], set[str]] = {}  # how circuits are made: fingerprints of those that ran
     for run in [pair.group.first for pair in pairs][:circuits_looked_at]:
         if fingerprints := run.config["identity"].get("circuits"):
             with contextlib.suppress(InputError):  # no script here opens such runs
-                made = ROOT / f"{script_of(run)}.py", Sizes.of_run(run.config["constants"])
+                made = ROOT / f"{script_of(run)}.py", Sizes.of_run(run.config["constants"]), run.control
                 known.setdefault(made, set()).update(fingerprints)
     found: dict[str, Circuit] = {}
-    for (script, sizes), fingerprints in known.items():
+    for (script, sizes, control), fingerprints in known.items():
         with contextlib.suppress(InputError):  # it makes none of these sizes now
-            for circuit in circuits_that_ran(script, sizes, fingerprints):
+            for circuit in circuits_that_ran(script, sizes, fingerprints, control):
                 weights = circuit.weight_shape
                 title = f"{circuit.name}, {circuit.n_inputs} qubits" + (f", weights {weights}" if weights else "")
                 if title not in found:

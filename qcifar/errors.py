@@ -1,8 +1,12 @@
 """The one exception that stands for a mistake the user can correct, and the one place that shows it."""
 
+import contextlib
 import os
 import re
+import signal
 import sys
+
+_before_imports: dict[int, object] = {}  # signal: what handled it before `stop_in_one_line`
 
 
 class InputError(Exception):
@@ -23,8 +27,28 @@ def describe(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
+def stop_in_one_line() -> None:
+    """Until `run_script`: SIGINT or SIGTERM end the process with one line.
+
+    A script imports for seconds before there is anything to save. What Python does on Ctrl-C then is a traceback of
+    whatever was being imported, or an import that swallows it.
+    """
+
+    def stop(signum, frame):
+        text = _named(f"stopped by {signal.Signals(signum).name} before it began; the same command starts it again\n")
+        os.write(2, text.encode())  # sys.stderr may be in the middle of a line
+        os._exit(128 + signum)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # one that is ignored stays so
+            with contextlib.suppress(ValueError):  # not the main thread
+                _before_imports[number] = signal.signal(number, stop)
+
+
 def run_script(main) -> None:
     """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
+    while _before_imports:
+        signal.signal(*_before_imports.popitem())
     for stream in (sys.stdout, sys.stderr):  # a terminal that takes ASCII only, and a folder with an umlaut
         stream.reconfigure(errors="backslashreplace")
     status = status_of(main)
@@ -70,6 +94,11 @@ def status_of(main) -> int:
 
 
 def _say(text: str) -> None:
-    """Print `text` on stderr, and which of torchrun's processes says it where there are several."""
+    """Print `text` on stderr."""
+    print(_named(text), file=sys.stderr)
+
+
+def _named(text: str) -> str:
+    """`text`, and which of torchrun's processes says it where there are several."""
     several = os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
-    print((f"[rank {os.environ.get('RANK', '?')}] " if several else "") + text, file=sys.stderr)
+    return (f"[rank {os.environ.get('RANK', '?')}] " if several else "") + text

@@ -46,6 +46,17 @@ def images(synthetic) -> torch.Tensor:
     return torch.cat([synthetic.test_images[:64], noise, flat])
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """`compare_runs.py` writes all but figures, drawings of circuits and pictures of images, which take seconds."""
+    import compare_runs
+    from qcifar.comparison import page
+
+    monkeypatch.setattr(page, "draw", lambda report, series, pairs: {})
+    monkeypatch.setattr(compare_runs, "drawn_circuits", lambda pairs: ())
+    monkeypatch.setattr(compare_runs, "test_images", lambda pairs, data_dir: {})
+
+
 @pytest.fixture(scope="session")
 def calm(tmp_path_factory):
     """An undisturbed run of each script, in one run folder as a user has them: name -> (result, folder)."""

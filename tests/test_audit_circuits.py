@@ -152,6 +152,11 @@ def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path):
     edited = tmp_path / "edited"
     edited.mkdir()
     config = read_json(calm["head"][1] / "config.json")
+    config["constants"]["CONTROL"] = "fourier"  # the circuit's fingerprint is recorded all the same
+    write_json(edited / "config.json", config)
+    with pytest.raises(InputError, match="edited: this run has no circuit; CONTROL fourier has none"):
+        audit_circuits.main([str(edited)])
+    config["constants"]["CONTROL"] = "quantum"
     config["identity"]["circuits"] = ["0" * 12]
     write_json(edited / "config.json", config)
     with pytest.raises(InputError, match="none of its circuits is one that cifar100_hybrid_Qhead.py makes now"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import compare_runs
+from qcifar.comparison.words import circuit_weights
 from qcifar.errors import InputError
 from tests.helpers.compared import WARM, put_all, shown
 from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
@@ -18,7 +19,7 @@ from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
 def test_a_clear_gain_is_found_and_everything_is_written(tmp_path, capsys):
     put_all(tmp_path)
     status, lines = shown(capsys, tmp_path)
-    assert status == 0
+    assert status == 0 and not any("exit status" in line for line in lines)
     heading, baseline, head, *_, report = lines
     assert heading.split() == ["experiment", "n", "test", "top-1", "difference", "[95", "%]", "verdict"]
     assert re.match(r"baseline_det +6 +40\.30 ± 0\.27$", baseline)
@@ -46,6 +47,7 @@ def test_one_seed_is_undecided_and_says_so(tmp_path, capsys):
     put_all(tmp_path, seeds=[42])
     status, lines = shown(capsys, tmp_path, "--no-report", "--details")
     assert status == 3 and any(line == "hybrid_qhead against baseline_det: undecided" for line in lines)
+    assert lines[-1] == "exit status 3: not everything is decided (1 undecided); nothing has failed"
     assert any("One seed: says nothing about other seeds." in line for line in lines)
     assert not (tmp_path / "report").exists()
     assert sum(line.startswith(("baseline_det  ", "hybrid_qhead  ")) for line in lines) == 4  # runs, and comparisons
@@ -103,7 +105,7 @@ def test_planted_runs_are_marked_and_last_in_the_details_and_with_a_long_variant
     assert ["(PLANTED) against" in line for line in headings] == [False, True, True]
 
 
-def test_dependence_on_the_branch_is_shown(tmp_path, capsys):
+def test_dependence_on_the_branch_is_shown(tmp_path, capsys, without_figures):
     for seed, without in enumerate((0.41, 0.42, None)):  # the last was tested in phase A
         found = {"top1": 0.43, "top1_without": without, "top1_shuffled": 0.4, "fixed": 30 + seed, "broken": 11}
         write_run(tmp_path, BASELINE, seed, top1=0.4, images=1000)
@@ -126,7 +128,7 @@ def test_dependence_on_the_branch_is_shown(tmp_path, capsys):
     assert cells == ["hybrid_qhead", "2", "43.00", "41.50", "40.00", "30.5", "11.0"]
 
 
-def test_each_set_of_seeds_has_its_line_of_the_baseline(tmp_path, capsys):
+def test_each_set_of_seeds_has_its_line_of_the_baseline(tmp_path, capsys, without_figures):
     put_all(tmp_path)
     for seed in range(3):
         write_run(tmp_path, CHANNELS, seed, top1=0.41, images=1000)
@@ -143,7 +145,54 @@ def test_runs_tested_with_the_branch_off_are_marked(tmp_path, capsys):
         write_run(tmp_path, HEAD, seed)  # three epochs, all of them phase A
     _, lines = shown(capsys, tmp_path, "--no-report")
     assert "hybrid_qhead (branch off)" in lines[2]
-    assert "branch off: hybrid_qhead, seeds 1, 2, was tested in phase A, where it is the baseline" in lines
+    at = lines.index("branch off: hybrid_qhead, seeds 1-2, was tested in phase A")
+    said = "its weights are those of the baseline after that epoch, and the baseline may have chosen another one"
+    assert lines[at + 1] == f"  with SCHEDULE shared {said}"
+
+
+def test_a_reference_whose_branch_was_never_on_is_marked(tmp_path, capsys, without_figures):
+    for seed in (1, 2):
+        write_run(tmp_path, HEAD, seed, "control=fourier", 0.4 + seed / 100, constants=WARM, control="fourier")
+        write_run(tmp_path, HEAD, seed, "control=tanh", control="tanh")  # three epochs, all of them phase A
+        write_run(tmp_path, HEAD, seed, "control=off", control="off")  # it has no branch that could be on
+    against = ("--against", f"{HEAD} control=tanh", "--details")
+    _, lines = shown(capsys, tmp_path, *against)
+    assert any(line.startswith("hybrid_qhead control=tanh (branch off)  ") for line in lines)
+    assert any(" against hybrid_qhead control=tanh (branch off): " in line for line in lines)
+    assert [line for line in lines if line.startswith("branch off:")] == [
+        "branch off: hybrid_qhead control=tanh, seeds 1-2, was tested in phase A"
+    ]
+    entries = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"]
+    assert [(one["variant"], one["branch_off_seeds"], one["branch_off_seeds_baseline"]) for one in entries] == [
+        ("control=fourier", [], [1, 2]), ("control=off", [], [1, 2]),
+    ]  # fmt: skip
+    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert html.count('<span class="mark">reference: branch off</span>') == 2
+    assert "With seed 1 and 2 the epoch of hybrid_qhead control=tanh that was tested has the branch off" in html
+    assert "hybrid\\_qhead control=tanh (branch off) &" in (tmp_path / "report" / "summary.tex").read_text()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "control", "changes", "expected"),
+    [
+        (BASELINE, None, {}, ""),
+        (HEAD, "quantum", {}, "24"),
+        (HEAD, "product", {}, "24"),
+        (HEAD, "frozen", {"params_quantum": 0}, "fixed"),
+        *((HEAD, control, {"params_quantum": 0, "quantum_device": None}, "no circuit")
+          for control in ("fourier", "linear", "tanh", "mlp", "planted")),
+        *((HEAD, control, {"params_quantum": None, "quantum_device": None}, "no circuit")
+          for control in ("off", "jitter")),
+        *((CHANNELS, control, {}, "fixed") for control in ("quantum", "product", "shuffled", "noise", "constant")),
+        *((CHANNELS, control, {"quantum_device": None}, "no circuit")
+          for control in ("raw", "fourier", "jitter", "planted")),
+    ],
+)  # fmt: skip
+def test_which_weights_learn_in_the_circuit(experiment, control, changes, expected):
+    """As the scripts write params_quantum and quantum_device of each control."""
+    standard = {"params_quantum": {BASELINE: None, CHANNELS: 0, HEAD: 24}[experiment]}
+    standard |= {"quantum_device": None if experiment == BASELINE else "fast"}
+    assert circuit_weights(standard | {"control": control} | changes) == expected
 
 
 def test_another_recipe_is_not_paired_and_the_constant_is_named(tmp_path, capsys):
@@ -165,7 +214,8 @@ def test_against_a_control(tmp_path, capsys):
     _, lines = shown(capsys, tmp_path, "--no-report", "--against", f"{HEAD} control=fourier")
     assert [line.split()[0] for line in lines[1:3]] == ["hybrid_qhead"] * 2 and "control=fourier" in lines[1]
     status, lines = shown(capsys, tmp_path, "--no-report")
-    assert status == 3 and f"no run of {BASELINE}" in lines[0] and lines[-1].startswith("nothing to compare")
+    assert status == 3 and f"no run of {BASELINE}" in lines[0] and lines[-2].startswith("nothing to compare")
+    assert lines[-1] == "exit status 3: not everything is decided (no comparison); nothing has failed"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +313,7 @@ def _reorder(folder):
 
 
 @pytest.mark.parametrize("how", ["reordered", "another number"])
-def test_a_seed_on_other_test_images_than_the_others_is_left_out_by_name(tmp_path, capsys, how):
+def test_a_seed_on_other_test_images_than_the_others_is_left_out_by_name(tmp_path, capsys, how, without_figures):
     """In the run and in its baseline alike, so that the pair by itself is a good one."""
     put_all(tmp_path, seeds=range(4))
     for name in (BASELINE, HEAD):
@@ -280,7 +330,7 @@ def test_a_seed_on_other_test_images_than_the_others_is_left_out_by_name(tmp_pat
     assert re.match(r"hybrid_qhead +3 ", lines[3])
 
 
-def test_rows_of_two_recipes_are_told_apart(tmp_path, capsys):
+def test_rows_of_two_recipes_are_told_apart(tmp_path, capsys, without_figures):
     """Secondary outcomes and classes name recipe, data set and baseline, and the page has a table for each."""
     for rate in (0.01, 0.02):
         for name in (BASELINE, HEAD):

@@ -1,5 +1,7 @@
 """A wrong flag of a script is refused before torch is loaded, and as `main` would refuse it."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,50 @@ def test_it_refuses_what_main_refuses_and_nothing_else(name):
             module.main(argv)
         assert str(early.value) == str(late.value)
     check_command_line(Path(module.__file__), ["--epochs", "3", "--no-resume"])
+
+
+STOPPED = """
+import qcifar.flags
+import os, signal, time
+EPOCHS = 2
+own_rules = {}
+print("imports", flush=True)
+os.kill(os.getpid(), signal.NAME)  # what a sweep forwards while the script imports
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_script_that_is_stopped_while_it_imports_says_so_in_one_line(name, tmp_path):
+    (tmp_path / "script.py").write_text(STOPPED.replace("NAME", name))
+    command = [sys.executable, "script.py", "--epochs", "3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + getattr(signal, name), "imports\n")
+    assert done.stderr == f"stopped by {name} before it began; the same command starts it again\n"
+
+
+HANDLERS = """
+import qcifar.flags
+import signal
+from qcifar.errors import run_script
+EPOCHS = 2
+own_rules = {}
+def main():
+    print(signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_in_main_signals_are_what_they_were(ignored, tmp_path):
+    (tmp_path / "script.py").write_text(HANDLERS)
+    start = "import os, signal\n" + "signal.signal(signal.SIGINT, signal.SIG_IGN)\n" * ignored
+    start += f"os.execv({sys.executable!r}, ['python', 'script.py'])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.endswith(f"{signal.SIG_DFL!s}\n")
+    assert done.stdout.startswith(f"{signal.SIG_IGN!s} " if ignored else f"{signal.default_int_handler!s}")
 
 
 def test_what_is_no_experiment_is_left_to_itself(tmp_path):

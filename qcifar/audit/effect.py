@@ -5,16 +5,18 @@ at random points agrees everywhere, except with probability 0; `TOLERANCE` is fo
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from .gates import Circuit, Gates, points
-from .simulate import states, values, values_without_each
+from .simulate import states, values, values_without_each, values_without_pairs
 
 TOLERANCE = 1e-9  # of a difference of outputs, which go from -1 to 1
 POINTS = 8  # random inputs and weights at which outputs are compared
+SCREENED = 2  # of these, at which all pairs of gates are tried; what is found there is compared at all
+PAIR_WORK = 2e7  # amplitudes times gates for pairs of gates: about half a second on one core
 
 Values = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]  # inputs (B, n), weights (B, W) -> (B, outputs)
 
@@ -76,20 +78,73 @@ class Inert:
 
     gates: list[int]  # places; each alone
     together: bool  # whether all of them can be taken away at once
-    two_qubit_live: int  # gates on several qubits that have an effect
+    pairs: list[tuple[int, int]]  # places of two gates that each have an effect, and none together; all at once
+    pairs_tried: int  # the nearest first
+    pairs_there: int  # pairs of gates that each have an effect
+    two_qubit_live: int  # gates on several qubits that are left without all of these
     entanglement: float | None  # Meyer-Wallach mean of the states without them; None unless `together`
 
 
-def inert_gates(gates: Gates, count: int = POINTS) -> Inert:
-    """Take away one gate after the other, then all at once that had no effect, and compare outputs."""
+def inert_gates(gates: Gates, count: int = POINTS, work: float = PAIR_WORK) -> Inert:
+    """Take away one gate after the other, then all at once that had no effect, then pairs, and compare outputs.
+
+    Args:
+        work: amplitudes times gates that are computed for pairs; it bounds how many are tried.
+    """
     angles = gates.angles(*points(gates.circuit, count, 11))
     before = values(gates, angles)
     difference = (values_without_each(gates, angles) - before).abs().amax((1, 2))
     found = (difference <= TOLERANCE).nonzero().flatten().tolist()
     rest = frozenset(found)
     together = not bool(((values(gates, angles, rest) - before).abs() > TOLERANCE).any())
-    live = sum(len(gate.wires) > 1 for place, gate in enumerate(gates.gates) if place not in rest)
-    return Inert(found, together, live, meyer_wallach(states(gates, angles, rest)).mean().item() if together else None)
+    live = [place for place in range(len(gates.gates)) if place not in rest]
+    there = len(live) * (len(live) - 1) // 2
+    tried = min(there, int(work / (SCREENED * 2.0**gates.n_wires * max(1, len(gates.gates)))))
+    candidates = list(itertools.islice(nearest_pairs(gates, live), tried))
+    pairs, without = _inert_pairs(gates, angles, before, candidates, rest if together else frozenset())
+    several = sum(len(gates.gates[place].wires) > 1 for place in live if place not in without)
+    entanglement = meyer_wallach(states(gates, angles, without)).mean().item() if together else None
+    return Inert(found, together, pairs, tried, there, several, entanglement)
+
+
+def nearest_pairs(gates: Gates, places: list[int]) -> Iterator[tuple[int, int]]:
+    """Pairs of `places`: first those on the same qubits, since they may cancel, then all others; neighbours first."""
+    alike: dict[frozenset[int], list[int]] = {}
+    for place in places:
+        alike.setdefault(frozenset(gates.gates[place].wires), []).append(place)
+    for apart in range(1, max(map(len, alike.values()), default=0)):
+        level = [pair for members in alike.values() for pair in zip(members, members[apart:], strict=False)]
+        yield from sorted(level, key=lambda pair: pair[1] - pair[0])
+    for apart in range(1, len(places)):
+        for pair in zip(places, places[apart:], strict=False):
+            if len({frozenset(gates.gates[place].wires) for place in pair}) == 2:
+                yield pair
+
+
+def _inert_pairs(
+    gates: Gates, angles: torch.Tensor, before: torch.Tensor, candidates: list[tuple[int, int]], without: frozenset[int]
+) -> tuple[list[tuple[int, int]], frozenset[int]]:
+    """Pairs without which every output is the same, one after the other taken away; and all that is away then.
+
+    Where a pair was found, the rest is tried again: A B B* A* are two pairs, of which the outer one is found second.
+
+    Args:
+        without: gates that are away from the beginning.
+    """
+    kept: list[tuple[int, int]] = []
+    while candidates:
+        few = values_without_pairs(gates, angles[:SCREENED], candidates, without)
+        same = ((few - before[:SCREENED]).abs() <= TOLERANCE).all(2).all(1)
+        known = len(kept)
+        for pair in (candidates[k] for k in same.nonzero().flatten().tolist()):
+            if without.isdisjoint(pair):
+                fewer = without.union(pair)
+                if bool(((values(gates, angles, fewer) - before).abs() <= TOLERANCE).all()):
+                    kept, without = [*kept, pair], fewer
+        if len(kept) == known:
+            break
+        candidates = [pair for pair in candidates if without.isdisjoint(pair)]
+    return kept, without
 
 
 def meyer_wallach(state: torch.Tensor) -> torch.Tensor:

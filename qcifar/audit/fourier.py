@@ -192,35 +192,38 @@ def _points(shared) -> int:
     return 1 + 2 * sum(abs(round(factor / unit)) * times for _, factor, times in members)
 
 
-def closed_form(gates: Gates, encoding: Encoding, output: int, live: np.ndarray) -> ClosedForm:
+def closed_form(
+    gates: Gates, encoding: Encoding, output: int, live: np.ndarray, amplitudes: int = MAX_AMPLITUDES
+) -> ClosedForm:
     """The exact trigonometric polynomial of an output, from the smallest sufficient grid.
 
     Where the same with an axis for each factor, cos(v0) cos(0.5 v0) for example, has fewer terms, it has these terms.
 
     Args:
         live: (A,) bool, the angles that the output depends on.
+        amplitudes: of all states on the grid, at most.
 
     Raises:
         LeftOut: with the size of the grid.
     """
     axes, factors = axes_of(gates, encoding, live)
-    smallest = _transformed(gates, encoding, output, axes, factors)
+    smallest = _transformed(gates, encoding, output, axes, factors, amplitudes)
     split, its_factors = axes_of(gates, encoding, live, shared=False)
     if len(smallest.terms) == 1 or split == axes:
         return smallest
     try:
-        other = _transformed(gates, encoding, output, split, its_factors)
+        other = _transformed(gates, encoding, output, split, its_factors, amplitudes)
     except LeftOut:
         return smallest
     fewer = len(other.terms) < len(smallest.terms)
     return replace(smallest, axes=split, terms=other.terms) if fewer else smallest
 
 
-def _transformed(gates, encoding, output, axes, factors) -> ClosedForm:
+def _transformed(gates, encoding, output, axes, factors, amplitudes: int) -> ClosedForm:
     sizes = [2 * axis.degree + 1 for axis in axes]
     size = math.prod(sizes)
-    if size > MAX_GRID or size << gates.n_wires > MAX_AMPLITUDES:
-        most = min(MAX_GRID, MAX_AMPLITUDES >> gates.n_wires)
+    if size > MAX_GRID or size << gates.n_wires > amplitudes:
+        most = min(MAX_GRID, amplitudes >> gates.n_wires)
         raise LeftOut(f"its grid has {size:,} points, at most {most:,} are evaluated with {gates.n_wires} qubits")
     angles = torch.from_numpy(_grid(sizes) @ factors.T + encoding.constant)
     with torch.no_grad():

@@ -16,13 +16,14 @@ from qcifar.quantum.runner import make_qnode, make_runner
 
 from . import fourier, measures, simulate
 from .classical import audit_inputs, regressions
-from .effect import POINTS, TOLERANCE, Cones, cones, forms, inert_gates
+from .effect import PAIR_WORK, POINTS, TOLERANCE, Cones, cones, forms, inert_gates
 from .gates import Circuit, Gates, LeftOut, Unreadable, points, read_gates
 
 WORK = 5e8  # amplitudes times gates of one part: about 10 s on one core
 FEWEST = 2  # random points, below which nothing is said
 PENNYLANE_POINTS = 3  # where each takes a call of PennyLane
 KEPT_TERMS = 1000  # of a closed form, in the file
+QUICK_AMPLITUDES = 2**17  # on the grid of a closed form in the three lines; a larger grid takes seconds
 LONGEST_LINE = 120  # of the three, with closed forms of all outputs
 
 
@@ -193,6 +194,9 @@ def _effect(circuit: Circuit, gates: Gates | None, values_of: Callable, seen: di
     return found | {
         "inert_gates": [{"place": place, "gate": str(gates.gates[place])} for place in inert.gates],
         "inert_together": inert.together,
+        "inert_pairs": [[{"place": place, "gate": str(gates.gates[place])} for place in pair] for pair in inert.pairs],
+        "pairs_tried": inert.pairs_tried,
+        "pairs_there": inert.pairs_there,
         "live_two_qubit_gates": inert.two_qubit_live,
         "entanglement_without_inert": inert.entanglement,
     }
@@ -338,9 +342,11 @@ def three_lines(
 
 def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str]:
     values_of = values_by(circuit, gates)
-    cone, inert = cones(circuit, values_of, gates, 3), inert_gates(gates, 3)
+    cone, inert = cones(circuit, values_of, gates, 3), inert_gates(gates, 3, PAIR_WORK / 10)
     if inert.gates:
         first += f", {len(inert.gates)} of them without effect"
+    if inert.pairs:
+        first += f", {2 * len(inert.pairs)} without effect in pairs"
     if circuit.n_weights:
         first += f"; {cone.live_weights} of {circuit.n_weights} weights live"
         found = fourier.features(gates, cone.angles.numpy())
@@ -351,7 +357,7 @@ def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str
             encoding = fourier.encoding_of(gates, None)
             texts = [
                 str(form) for k, live in enumerate(cone.angles.numpy())
-                if (form := fourier.closed_form(gates, encoding, k, live)).short
+                if (form := fourier.closed_form(gates, encoding, k, live, QUICK_AMPLITUDES)).short
             ]  # fmt: skip
         except LeftOut:
             texts = []

@@ -68,3 +68,31 @@ def values_without_each(gates: Gates, angles: torch.Tensor) -> torch.Tensor:
         found.append(readout(gates, rest))
         state = apply(matrices[place], gate.wires, state)
     return torch.stack(found) if found else torch.zeros(0, len(angles), len(gates.observables), dtype=torch.float64)
+
+
+def values_without_pairs(
+    gates: Gates, angles: torch.Tensor, pairs: list[tuple[int, int]], left_out: frozenset[int] = frozenset()
+) -> torch.Tensor:
+    """Expectation values (P, B, outputs) for angles (B, A), each time without both gates of one of P pairs.
+
+    Args:
+        left_out: gates that are missing each time.
+    """
+    matrices = [matrix_of(gate, angles).expand(len(angles), -1, -1) for gate in gates.gates]
+    some = max(1, (AMPLITUDES >> gates.n_wires) // max(1, len(angles)))
+    chunks = [pairs[first : first + some] for first in range(0, len(pairs), some)]
+    found = [_without(gates, matrices, chunk, left_out) for chunk in chunks]
+    return torch.cat(found) if found else torch.zeros(0, len(angles), len(gates.observables), dtype=torch.float64)
+
+
+def _without(gates: Gates, matrices: list[torch.Tensor], pairs: list[tuple[int, int]], left_out: frozenset[int]):
+    """All pairs in one batch: where a gate is missing, its row keeps the state that it had."""
+    count, points = len(pairs), len(matrices[0])
+    state = torch.zeros(count * points, 2**gates.n_wires, dtype=torch.complex128)
+    state[:, 0] = 1
+    for place, gate in enumerate(gates.gates):
+        if place not in left_out:
+            missing = torch.tensor([place in pair for pair in pairs]).repeat_interleave(points)  # (P * B,)
+            changed = apply(matrices[place].repeat(count, 1, 1), gate.wires, state)
+            state = torch.where(missing[:, None], state, changed) if missing.any() else changed
+    return readout(gates, state).unflatten(0, (count, points))

@@ -27,6 +27,7 @@ import pennylane as qml
 
 from qcifar.errors import InputError, describe
 from qcifar.quantum.checks import circuit_fingerprint, refuse_other_form
+from qcifar.quantum.controls import without_entanglers
 from qcifar.quantum.layer import circuit_name
 
 from .gates import MAX_QUBITS, Circuit, refuse_angles_in_rows
@@ -34,6 +35,7 @@ from .gates import MAX_QUBITS, Circuit, refuse_angles_in_rows
 STANDARD = {"n_qubits": 4, "n_layers": 2, "depth": 1, "circuits": "default"}
 CONSTANTS = {"n_qubits": "N_QUBITS", "n_layers": "N_LAYERS", "depth": "QUANTUM_DEPTH", "circuits": "CIRCUITS"}
 MAKERS = ("make_circuit", "make_circuits")  # where a script makes the circuits of its runs
+WITHOUT_CIRCUIT = ("fourier", "linear", "tanh", "mlp", "raw", "off", "jitter", "planted")  # values of CONTROL
 SHAPES = ("L,N", "L,N,2", "L,N,3", "N", "N,2", "N,3", "L")  # of weights, tried in this order
 
 
@@ -79,15 +81,36 @@ def circuits_of(target: str, sizes: Sizes) -> list[Circuit]:
     return [_plain(found, name, parameters, filled, sizes.weight_shape)]
 
 
-def circuits_that_ran(script: Path, sizes: Sizes, fingerprints: Container[str]) -> list[Circuit]:
+def circuits_that_ran(
+    script: Path, sizes: Sizes, fingerprints: Container[str], control: str | None = None
+) -> list[Circuit]:
     """The circuits that a script makes of these sizes now, if they are those whose fingerprints its runs recorded.
+
+    Args:
+        control: CONTROL of the runs. With `product` the circuits ran without their entangling gates; with one of
+            `WITHOUT_CIRCUIT` none ran, though the fingerprint may be recorded.
 
     Raises:
         InputError: as `circuits_of`.
     """
+    if control in WITHOUT_CIRCUIT:
+        return []
     module = load(script)
     made = [one for maker in MAKERS if hasattr(module, maker) for one in circuits_of(f"{script}:{maker}", sizes)]
-    return [circuit for circuit in made if _fingerprint_of(circuit) in fingerprints]
+    ran = [_product(circuit) if control == "product" else circuit for circuit in made]
+    recorded = [{_fingerprint_of(one) for one in pair} for pair in zip(made, ran, strict=True)]
+    return [circuit for circuit, either in zip(ran, recorded, strict=True) if any(f in fingerprints for f in either)]
+
+
+def _product(circuit: Circuit) -> Circuit:
+    """The circuit without its gates on several qubits, as CONTROL product runs it."""
+
+    def resized(n_qubits: int, layers: int) -> Circuit:
+        return _product(circuit.resized(n_qubits, layers))
+
+    without = without_entanglers(circuit.function)
+    again = resized if circuit.resized else None
+    return replace(circuit, name=f"product_{circuit.name}", function=without, resized=again)
 
 
 def _fingerprint_of(circuit: Circuit) -> str:

@@ -37,9 +37,10 @@ def _effect(found: dict) -> list[tuple[str, str]]:
         if inert:
             text += "; all at once" if effect["inert_together"] else "; each alone, but not all at once"
         rows.append(("gates without effect", text))
+        rows.append(("pairs without effect", _pairs(effect)))
         rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}"))
         left = effect["entanglement_without_inert"]
-        if inert and left is not None:
+        if (inert or effect["inert_pairs"]) and left is not None:
             rows.append(("entanglement left", f"{left:.3f} (Meyer-Wallach) without them"))
     if effect["weights"]:
         dead = [str(tuple(place)) for place in effect["inert_weights"]]
@@ -53,6 +54,14 @@ def _effect(found: dict) -> list[tuple[str, str]]:
         weights = f" and {live[k]} of {effect['weights']} weights" if effect["weights"] else ""
         rows.append((f"output {k}", f"depends on {_joined(names) or 'no input'}{weights}: {FORMS[form]}"))
     return rows
+
+
+def _pairs(effect: dict) -> str:
+    """Gates that are inert together only; and whether not all pairs were tried."""
+    pairs = [" with ".join(each["gate"] for each in pair) for pair in effect["inert_pairs"]]
+    text = f"{len(pairs)}, inert together: {_joined(pairs)}" if pairs else "none"
+    tried, there = effect["pairs_tried"], effect["pairs_there"]
+    return text if tried == there else f"{text}; the nearest {tried:,} of {there:,} pairs were tried"
 
 
 FORMS = {

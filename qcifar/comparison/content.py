@@ -3,8 +3,8 @@
 from collections import Counter
 
 from qcifar.comparison.runs import Report
-from qcifar.comparison.series import Pair, Series, key_of, marks_of, short_name
-from qcifar.comparison.words import count, interval, listed, number, p_value, signed, span
+from qcifar.comparison.series import Pair, Series, comparison_of, marks_of, short_name
+from qcifar.comparison.words import IN_PHASE_A, circuit_weights, count, interval, listed, number, p_value, signed, span
 from qcifar.decided import BASELINE
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
@@ -23,9 +23,15 @@ def cards(pairs: list[Pair]) -> list[dict]:
         entry = pair.entry
         several = names.count(_name_of(pair)) > 1
         sentences = [entry["why"]]
-        if "branch off" in marks_of(entry):
-            seeds = listed(entry["branch_off_seeds"])
-            sentences.append(f"With seed {seeds} the epoch that was tested has the branch off: it is the baseline.")
+        for seeds, whose in (
+            (entry["branch_off_seeds"], ""),
+            (entry["branch_off_seeds_baseline"], f" of {short_name(entry['baseline'], '')}"),
+        ):
+            if seeds:
+                sentences.append(
+                    f"With seed {listed(seeds)} the epoch{whose} that was tested has the branch off: with SCHEDULE "
+                    f"shared {IN_PHASE_A}."
+                )
         if entry["across_recipes"]:
             sentences.append(f"The recipes differ in more than the branch: {'; '.join(entry['across_recipes'])}.")
         found.append({
@@ -111,14 +117,14 @@ def runs(series: list[Series]) -> dict:
     """Every run that the report was made of."""
     head = [
         "experiment", "seed", "test top-1 (%)", "top-5 (%)", "validation (%)", "best epoch", "epochs", "training (s)",
-        "images/s", "parameters", "in the circuit", "α", "recipe", "precision",
+        "images/s", "parameters", "circuit weights", "α", "recipe", "precision",
     ]  # fmt: skip
     rows = [
         [
             one.label, str(run.seed), number(run.top1), number(100 * run.result["test_top5"]),
             number(100 * run.result["val_top1"]), str(run.result["best_epoch"]), str(run.result["epochs"]),
             number(run.result["train_seconds"], 0), number(run.result["images_per_second"], 0),
-            f"{run.result['params_total']:,}", _or_dash(run.result["params_quantum"]),
+            f"{run.result['params_total']:,}", circuit_weights(run.result) or "–",
             "–" if run.result["alpha"] is None else f"{run.result['alpha']:.3g}", run.recipe, run.result["precision"],
         ]
         for one in series
@@ -128,7 +134,7 @@ def runs(series: list[Series]) -> dict:
 
 
 def secondary(rows: list[dict], labels: dict[tuple, str]) -> dict:
-    """Outcomes that were not the one decided on; `labels` has the names, with marks, by `key_of`."""
+    """Outcomes that were not the one decided on; `labels` has the names, with marks, by `comparison_of`."""
     head = ["experiment", "outcome", "unit", "mean", "baseline", "difference", "95 % other seeds", "p t", "p Holm"]
     cells = [
         [
@@ -144,16 +150,16 @@ def secondary(rows: list[dict], labels: dict[tuple, str]) -> dict:
 def by_class(rows: list[dict], labels: dict[tuple, str]) -> list[dict]:
     """One table for each comparison, superclasses first; `labels` as for `secondary`."""
     tables: dict[tuple, list] = {}
-    titles = {key_of(row): _label(row, labels) for row in rows}
+    titles = {comparison_of(row): _label(row, labels) for row in rows}
     for row in sorted(rows, key=lambda row: row["kind"] != "superclass"):
         cells = [row["kind"], row["name"].replace("_", " "), signed(row["difference"]), interval(row["interval_seeds"])]
-        tables.setdefault(key_of(row), []).append([*cells, p_value(row["p_holm"])])
+        tables.setdefault(comparison_of(row), []).append([*cells, p_value(row["p_holm"])])
     head = ["kind", "name", "difference (points)", "95 % other seeds", "p Holm"]
     return [{"title": titles[key], "head": head, "rows": cells, "words": 2} for key, cells in tables.items()]
 
 
 def _label(row: dict, labels: dict[tuple, str]) -> str:
-    return labels.get(key_of(row)) or short_name(row["experiment"], row["variant"])
+    return labels.get(comparison_of(row)) or short_name(row["experiment"], row["variant"])
 
 
 def confusions(series: list[Series], pairs: list[dict]) -> dict:
@@ -193,10 +199,6 @@ def _words(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-
-
-def _or_dash(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
 
 
 def plan_words(report: Report) -> list[str]:

@@ -47,6 +47,7 @@ def _baselines(pairs: list[Pair]) -> dict[tuple[str, int], float]:
     found = {}
     for entry in entries:
         mark = " (SYNTHETIC)" if entry["dataset"] == "synthetic" else ""
+        mark += " (branch off)" if entry["branch_off_seeds_baseline"] else ""
         mark += f" (seeds {seeds_in_short(entry['seeds'])})" if sets else ""
         name = short_name(entry["baseline"], f"({entry['recipe']})" if several else "") + mark
         found.setdefault((name, entry["n_seeds"]), entry["mean_baseline"])

@@ -8,7 +8,7 @@ from qcifar.comparison import content, curves, elsewhere, latex, pictures, plots
 from qcifar.comparison.figures import MOST_PANELS, Drawn, finish, look
 from qcifar.comparison.outcomes import CIFAR_100, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.runs import Report
-from qcifar.comparison.series import Pair, Series, key_of, pairs_of, plain, predictions_of, series_of
+from qcifar.comparison.series import Pair, Series, comparison_of, pairs_of, plain, predictions_of, series_of
 from qcifar.files import write_whole
 
 TEMPLATE = "report.html.j2"
@@ -100,7 +100,7 @@ def page(
     map_labels, sheet = pictures.contact_sheet(series, report.images)
     changed = [pictures.changed_images(pair, report.images) for pair in pairs[:MOST_PANELS]]
     summary = report.summary
-    labels = {key_of(pair.entry): pair.label for pair in pairs}
+    labels = {comparison_of(pair.entry): pair.label for pair in pairs}
     return environment.get_template(TEMPLATE).render(
         sections=SECTIONS,
         summary=summary,

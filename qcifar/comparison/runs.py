@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEPENDENCE = {"top1": 1, "top1_without": 1, "top1_shuffled": 1, "fixed": math.inf, "broken": math.inf}  # largest value
+OFF_ON_PURPOSE = ("off", "jitter")  # controls that test the branch off
 KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}
 
@@ -241,6 +242,13 @@ class Group:
     @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
+
+    @property
+    def branch_off_seeds(self) -> list[int]:
+        """Seeds whose tested weights have the branch off, though the control has one."""
+        if self.first.control in OFF_ON_PURPOSE:
+            return []
+        return [run.seed for run in self.runs if run.result.get("branch_on") is False]
 
 
 @dataclass(frozen=True)

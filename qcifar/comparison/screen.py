@@ -9,7 +9,7 @@ from qcifar.comparison.pairs import Paired
 from qcifar.comparison.runs import FinishedRun, Group
 from qcifar.comparison.series import plain
 from qcifar.comparison.summary import interim
-from qcifar.comparison.words import seeds_in_short
+from qcifar.comparison.words import IN_PHASE_A, circuit_weights, seeds_in_short
 
 WIDTH = 100  # columns
 CELLS = "{:>3}  {:>13}  {:>24}  {}"  # n, top-1, difference, verdict
@@ -23,7 +23,7 @@ RUNS = {
     "val top-1": lambda r: f"{100 * r['val_top1']:.2f}",
     "alpha": lambda r: "" if r["alpha"] is None else f"{r['alpha']:.3g}",
     "parameters": lambda r: f"{r['params_total']:,}",
-    "circuit weights": lambda r: {None: "", 0: "fixed"}.get(r["params_quantum"], f"{r['params_quantum']}"),
+    "circuit weights": circuit_weights,
     "images/s": lambda r: f"{r['images_per_second']:.0f}",
     "test n": lambda r: f"{r['test_images']:,}",
     "precision": lambda r: r["precision"],
@@ -45,7 +45,7 @@ def table(entries: list[dict], pairs: list[Paired]) -> str:
     for base in bases.values():
         values = [run.top1 for run in base.runs]
         seeds = base.seeds if sets[_recipe_of(base)] > 1 else []
-        lines.append((_label(_names(base.first, seeds)), CELLS.format(len(values), spread(values), "", "").rstrip()))
+        lines.append((_label(_names(base, seeds)), CELLS.format(len(values), spread(values), "", "").rstrip()))
     both = sorted(zip(entries, pairs, strict=True), key=lambda one: (one[0]["planted"], one[0]["dataset"]))
     for entry, pair in both:
         values = [run.top1 for run in pair.group.runs]
@@ -68,9 +68,11 @@ def _recipe_of(group: Group) -> tuple[str, str]:
     return group.first.dataset, group.first.recipe
 
 
-def _names(run: FinishedRun, seeds: list[int]) -> dict:
+def _names(group: Group, seeds: list[int]) -> dict:
+    run = group.first
     planted = run.control == "planted"
     names = {"experiment": run.experiment, "variant": run.variant, "control": run.control, "dataset": run.dataset}
+    names |= {"branch_off_seeds": group.branch_off_seeds}
     return names | {"planted": planted, "only": f"seeds {seeds_in_short(seeds)}" if seeds else ""}
 
 
@@ -81,7 +83,7 @@ def _label(entry: dict) -> str:
         "PLANTED" if entry["planted"] else "",
         "across recipes" if entry.get("across_recipes") else "",
         "exploratory" if entry.get("exploratory") else "",
-        "branch off" if entry.get("branch_off_seeds") and entry["control"] not in ("off", "jitter") else "",
+        "branch off" if entry["branch_off_seeds"] else "",
         entry.get("only", ""),
     ]
     said = ", ".join(filter(None, marks))
@@ -109,11 +111,26 @@ def notes(entries: list[dict], plan: dict | None) -> list[str]:
         said.append("PLANTED: the class was given away on purpose, to see whether the bench finds it")
     if any(entry["across_recipes"] for entry in entries):
         said.append("across recipes: these differ from the baseline in more than the experiment; --details names it")
-    for entry in entries:
-        if entry["branch_off_seeds"] and entry["control"] not in ("off", "jitter"):
-            seeds = ", ".join(map(str, entry["branch_off_seeds"]))
-            said.append(f"branch off: {name_of(entry)}, seeds {seeds}, was tested in phase A, where it is the baseline")
+    off = _branch_off(entries)
+    if off:
+        said += [*off, f"  with SCHEDULE shared {IN_PHASE_A}"]
     return said
+
+
+def _branch_off(entries: list[dict]) -> list[str]:
+    """Which runs, also of those that others are compared with, were tested with the branch off."""
+    found: dict[str, set[int]] = {}
+    for entry in entries:
+        for name, seeds in (
+            (name_of(entry), entry["branch_off_seeds"]),
+            (entry["baseline"].removeprefix("cifar100_"), entry["branch_off_seeds_baseline"]),
+        ):
+            found.setdefault(name, set()).update(seeds)
+    return [
+        f"branch off: {name}, seeds {seeds_in_short(list(seeds))}, was tested in phase A"
+        for name, seeds in found.items()
+        if seeds
+    ]
 
 
 def verdict_of(entry: dict) -> str:
@@ -132,7 +149,7 @@ def details(entries: list[dict]) -> str:
     for entry in sorted(entries, key=lambda one: one["planted"]):
         interval = entry["interval_seeds_images"]
         lines = [
-            f"\n{_label(entry)} against {entry['baseline'].removeprefix('cifar100_')}: {entry['verdict']}",
+            f"\n{_label(entry)} against {_reference(entry)}: {entry['verdict']}",
             f"  {entry['why']}",
             f"  seeds {', '.join(map(str, entry['seeds']))}; {entry['test_images']:,} test images",
             "  other seeds and other images of the kind: "
@@ -159,6 +176,11 @@ def details(entries: list[dict]) -> str:
             lines.append("  recipes differ in " + "; ".join(entry["across_recipes"]))
         blocks.append("\n".join(lines))
     return "\n".join(blocks)
+
+
+def _reference(entry: dict) -> str:
+    """What it is compared with, and whether that one's branch is off."""
+    return entry["baseline"].removeprefix("cifar100_") + " (branch off)" * bool(entry["branch_off_seeds_baseline"])
 
 
 def _p(p: float | None) -> str:

@@ -12,7 +12,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3578f", "#c98a00", "#3f9fd6")
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))  # where there are more groups than colours
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SHOWN_CHARACTERS = 60  # of a label, without its marks
-OFF_ON_PURPOSE = ("off", "jitter")  # controls that test the branch off
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ def plain(text: str, most: int = SHOWN_CHARACTERS) -> str:
 
 def marks_of(entry: dict) -> list[str]:
     """What has to stand beside every number of a comparison."""
-    off = entry["branch_off_seeds"] and entry["control"] not in OFF_ON_PURPOSE
     marks = {
         "PLANTED": entry["planted"], "SYNTHETIC": entry["dataset"] == "synthetic",
-        "across recipes": entry["across_recipes"], "exploratory": entry["exploratory"], "branch off": off,
+        "across recipes": entry["across_recipes"], "exploratory": entry["exploratory"],
+        "branch off": entry["branch_off_seeds"], "reference: branch off": entry["branch_off_seeds_baseline"],
     }  # fmt: skip
     if entry.get("twin"):
         marks[f"against {short_name(entry['baseline'], '')}"] = True
@@ -116,6 +115,11 @@ def _baseline_of(entry: dict, series: list[Series]) -> Series | None:
 def key_of(entry: dict) -> tuple:
     """What tells the group of a comparison, and of its rows in summary.json, from all others."""
     return entry["experiment"], entry["variant"], entry["recipe"], entry["dataset"]
+
+
+def comparison_of(entry: dict) -> tuple:
+    """What tells a comparison, and its rows in summary.json, from all others: its group may be in several."""
+    return *key_of(entry), entry["baseline"]
 
 
 def _key_of_group(group: Group) -> tuple:

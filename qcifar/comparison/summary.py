@@ -40,7 +40,8 @@ def comparisons(pairs: list[Paired], plans: list[Plan], margin: float) -> list[d
                 "planned_seeds": len(planned) or None,
                 "twin": bool(planned) and base.name != BASELINE,
                 "across_recipes": pair.across,
-                "branch_off_seeds": [one.seed for one in pair.group.runs if one.result.get("branch_on") is False],
+                "branch_off_seeds": pair.group.branch_off_seeds,
+                "branch_off_seeds_baseline": pair.base.branch_off_seeds,
                 "dependence": dependence(pair.group),
                 **compare(*pair.correct(), pair.group.seeds, margin),
             }

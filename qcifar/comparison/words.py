@@ -1,4 +1,7 @@
-"""Numbers and lists as the page and the table of a paper write them."""
+"""Numbers and lists as the page and the table of a paper write them, and sentences that several places say."""
+
+# Of a run whose tested weights are those of the head's phase A. It is not simply the baseline.
+IN_PHASE_A = "its weights are those of the baseline after that epoch, and the baseline may have chosen another one"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
@@ -27,6 +30,13 @@ def listed(things: list) -> str:
     """1, 2 and 3."""
     words = [str(thing) for thing in things]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def circuit_weights(result: dict) -> str:
+    """How many weights learn in the circuit of a run; nothing where its experiment has no circuit."""
+    if result["control"] not in (None, "quantum") and result.get("quantum_device", "older results lack it") is None:
+        return "no circuit"  # the control put something else in its place, or nothing
+    return {None: "", 0: "fixed"}.get(result["params_quantum"], f"{result['params_quantum']}")
 
 
 def seeds_in_short(seeds: list[int]) -> str:

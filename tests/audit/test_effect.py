@@ -6,10 +6,10 @@ import pennylane as qml
 import pytest
 import torch
 
-from qcifar.audit.effect import cones, forms, inert_gates, meyer_wallach
+from qcifar.audit.effect import SCREENED, cones, forms, inert_gates, meyer_wallach, nearest_pairs
 from qcifar.audit.gates import points, read_gates
 from qcifar.audit.parts import values_by
-from qcifar.audit.simulate import states
+from qcifar.audit.simulate import states, values, values_without_pairs
 from tests.helpers.audited import SCRIPTS_CIRCUITS, circuit_of, descriptor, head
 
 
@@ -106,6 +106,80 @@ def test_gates_that_are_inert_alone_but_not_together():
     gates, _, inert, _ = looked_at(circuit_of(either, 3))
     assert names(gates, inert) == ["CNOT(0, 1)", "CNOT(0, 2)"] and not inert.together
     assert inert.entanglement is None
+
+
+def cz_ring(times):
+    """A CZ between neighbours, `times` times each, between two layers of rotations."""
+
+    def circuit(x):
+        for i in range(3):
+            qml.RY(x[..., i], wires=i)
+        for i in range(3):
+            for _ in range(times):
+                qml.CZ(wires=[i, (i + 1) % 3])
+        for i in range(3):
+            qml.RY(0.4 + x[..., i], wires=i)
+        return [qml.expval(qml.Z(i)) for i in range(3)]
+
+    return circuit_of(circuit, 3)
+
+
+def test_gates_that_are_inert_together_only():
+    gates, _, inert, _ = looked_at(cz_ring(2))
+    assert inert.gates == [] and inert.pairs == [(3, 4), (5, 6), (7, 8)]
+    assert {str(gates.gates[place]) for place in inert.pairs[0]} == {"CZ(0, 1)"}
+    assert inert.two_qubit_live == 0 and inert.entanglement == pytest.approx(0.0, abs=1e-12)
+
+
+def test_of_three_equal_gates_that_cancel_one_is_left():
+    _, _, inert, _ = looked_at(cz_ring(3))
+    assert inert.gates == [] and [set(pair) for pair in inert.pairs] == [{3, 4}, {6, 7}, {9, 10}]
+    assert inert.two_qubit_live == 3 and inert.entanglement > 0.1
+
+
+def test_a_circuit_without_such_gates_has_no_inert_pair():
+    for circuit in (cz_ring(1), *(SCRIPTS_CIRCUITS[name] for name in ("head", "edge", "texture", "published edge"))):
+        _, _, inert, _ = looked_at(circuit)
+        assert inert.pairs == [] and inert.pairs_tried == inert.pairs_there > 0
+
+
+def test_opposite_constant_angles_and_pairs_inside_pairs():
+    """Also where an inert gate stands between them, and where the outer pair is inert only without the inner one."""
+
+    def circuit(x):
+        qml.RY(x[..., 0], wires=0)
+        qml.RX(0.3, wires=1)
+        qml.RX(-0.3, wires=1)
+        qml.RY(0.7, wires=0)
+        qml.CNOT(wires=[0, 1])
+        qml.CNOT(wires=[0, 1])
+        qml.RY(-0.7, wires=0)
+        qml.RY(x[..., 1], wires=1)
+        qml.CNOT(wires=[0, 1])
+        return [qml.expval(qml.Z(0)), qml.expval(qml.Z(1))]
+
+    gates, _, inert, _ = looked_at(circuit_of(circuit, 2))
+    assert inert.gates == [] and sorted(inert.pairs) == [(1, 2), (3, 6), (4, 5)] and inert.two_qubit_live == 1
+    angles = gates.angles(*points(gates.circuit, 4, 5))
+    every = values(gates, angles, frozenset(place for pair in inert.pairs for place in pair))
+    torch.testing.assert_close(every, values(gates, angles), rtol=0, atol=1e-12)
+
+
+def test_pairs_are_tried_from_the_nearest_on_until_the_work_is_done():
+    gates = read_gates(cz_ring(2))
+    each = SCREENED * 2**3 * len(gates.gates)
+    inert = inert_gates(gates, work=4 * each)
+    assert (inert.pairs_tried, inert.pairs_there) == (4, 66) and inert.pairs == [(3, 4), (5, 6), (7, 8)]
+    every = list(nearest_pairs(gates, list(range(12))))
+    assert len(every) == 66 == len({frozenset(pair) for pair in every})
+
+
+def test_values_without_pairs_are_those_of_the_circuit_without_them():
+    gates = read_gates(SCRIPTS_CIRCUITS["edge"])
+    angles, pairs = gates.angles(*points(gates.circuit, 3, 4)), [(0, 5), (2, 3), (9, 15)]
+    found = values_without_pairs(gates, angles, pairs, frozenset({7}))
+    for row, pair in zip(found, pairs, strict=True):
+        torch.testing.assert_close(row, values(gates, angles, frozenset({7, *pair})), rtol=0, atol=1e-14)
 
 
 def additive(x):

@@ -11,7 +11,15 @@ from qcifar.audit import Settings, audit, three_lines
 from qcifar.audit.parts import amplitudes_in_words, microseconds, values_by
 from qcifar.errors import InputError
 from qcifar.quantum.runner import make_runner
-from tests.helpers.audited import SCRIPTS_CIRCUITS, assert_equal, by_pennylane, circuit_of, head, same_weights
+from tests.helpers.audited import (
+    SCRIPTS_CIRCUITS,
+    assert_equal,
+    by_pennylane,
+    circuit_of,
+    descriptor,
+    head,
+    same_weights,
+)
 from tests.helpers.circuits import branches_on_a_value
 
 SMALL = Settings(500, 20, (2, 3, 4), (1, 2), rows=100, data_dir="nowhere")
@@ -204,6 +212,7 @@ def test_three_lines(name):
         (circuit_of(branches_on_a_value, 2, (2, 2)), "no closed form: which gates there are depends on the values"),
         (head(10, 8), "light cones and closed form: see audit_circuits.py"),
         (head(8, 2), "each output depends on 5 to 8 of 8 inputs"),
+        (descriptor("default", 0, 4, 3), "each output depends on 4 to 4 of 4 inputs"),  # its grid takes 20 seconds
     ],
 )
 def test_three_lines_of_other_circuits_are_as_quick(circuit, expected):

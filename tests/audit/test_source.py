@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+import cifar100_hybrid_Qhead as head_script
 from qcifar.audit.gates import points, read_gates
-from qcifar.audit.source import Sizes, circuits_of, load
+from qcifar.audit.source import Sizes, circuits_of, circuits_that_ran, load
 from qcifar.errors import InputError
+from qcifar.quantum.checks import circuit_fingerprint
 from tests.helpers import ROOT
 
 FILE = """
@@ -157,6 +159,25 @@ def test_the_scripts_are_files_like_any_other():
     assert plain.weight_shape == (3, 2, 3)
     gates = read_gates(only(str(ROOT / "cifar100_hybrid_Qhead.py:make_circuit"), n_qubits=2))
     assert gates.angles(*points(gates.circuit, 2, 0)).shape == (2, 14)
+
+
+@pytest.mark.parametrize("control", ["quantum", "frozen", "product", "fourier", "planted"])
+def test_the_circuits_of_a_run_are_those_that_its_control_runs(control):
+    """The head records the fingerprint of the whole circuit, whatever stands in its place."""
+    script = ROOT / "cifar100_hybrid_Qhead.py"
+    circuit, shape = head_script.make_circuit(3, 1)
+    recorded = [circuit_fingerprint(circuit, (2, 3), shape)]
+    found = circuits_that_ran(script, Sizes(n_qubits=3, n_layers=1), recorded, control)
+    if control in ("fourier", "planted"):
+        assert found == []
+        return
+    (one,) = found
+    several = [gate for gate in read_gates(one).gates if len(gate.wires) > 1]
+    if control == "product":
+        assert one.name == "product_head_circuit" and several == []
+        assert [len(gate.wires) for gate in read_gates(one.resized(2, 2)).gates] == [1] * 6
+    else:
+        assert one.name == "head_circuit" and len(several) == 3
 
 
 REFUSED = {

@@ -3,8 +3,8 @@
 import pennylane as qml
 import pytest
 
-from qcifar.audit import Settings, audit
-from qcifar.audit.words import as_text
+from qcifar.audit import Settings, audit, three_lines
+from qcifar.audit.words import _pairs, as_text
 from tests.helpers.audited import SCRIPTS_CIRCUITS, circuit_of
 
 SMALL = Settings(500, 20, (2, 3), (1,), rows=100, data_dir="nowhere")
@@ -25,7 +25,8 @@ def head():
 def test_every_part_has_its_line(head):
     names = [name for name, _ in head]
     for name in (
-        "qubits", "depth", "gates", "two-qubit gates", "runs", "gates without effect", "live weights", "tolerance",
+        "qubits", "depth", "gates", "two-qubit gates", "runs", "gates without effect", "pairs without effect",
+        "live weights", "tolerance",
         "output 3", "closed form 3", "linear map of", "expressibility", "entangling capability", "Lie algebra",
         "gradient variance, N", "gradient variance, L", "regressions on", "R2, linear", "R2, quadratic",
         "effective rank", "simulability",
@@ -52,6 +53,28 @@ def test_the_published_texture_circuit_in_words():
     assert said["entanglement left"].startswith("0.000")
     assert said["output 1"] == "depends on v1: a function of one input"
     assert "SYNTHETIC" in said["regressions on"]
+
+
+def test_gates_that_are_inert_together_in_words():
+    def doubled(x):
+        for i in range(2):
+            qml.RY(x[..., i], wires=i)
+        qml.CZ(wires=[0, 1])
+        qml.CZ(wires=[0, 1])
+        return [qml.expval(qml.X(0)), qml.expval(qml.X(1))]
+
+    circuit = circuit_of(doubled, 2)
+    said = dict(rows_of(circuit))
+    assert said["gates without effect"] == "none" and said["two-qubit gates left"] == "0"
+    assert said["pairs without effect"] == "1, inert together: CZ(0, 1) with CZ(0, 1)"
+    assert said["entanglement left"] == "0.000 (Meyer-Wallach) without them"
+    first = three_lines(circuit.function, 2)[0]
+    assert first == "doubled: 2 qubits, 4 gates, 2 on several qubits, 2 without effect in pairs"
+
+
+def test_it_says_that_not_all_pairs_were_tried():
+    effect = {"inert_pairs": [], "pairs_tried": 1200, "pairs_there": 13041}
+    assert _pairs(effect) == "none; the nearest 1,200 of 13,041 pairs were tried"
 
 
 def test_what_is_missing_is_said():

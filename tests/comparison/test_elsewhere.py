@@ -83,7 +83,7 @@ def test_table_sentences_and_figure(series):
     assert "n\u00a0=\u00a0200 test images" in drawn.caption and "strength of the noise" in drawn.svg
 
 
-def test_the_page_shows_it_and_says_where_there_is_nothing(series, tmp_path):
+def test_the_page_shows_it_and_says_where_there_is_nothing(series, tmp_path, without_figures):
     report = make_report(tmp_path)
     write_report(report, tmp_path / "report")
     assert "No run was evaluated beyond the ideal simulator" in (tmp_path / "report" / "index.html").read_text()

@@ -50,6 +50,18 @@ def make_circuit() -> Circuit:
     return Circuit("edge circuit of cifar100_quantum_channels, 4 qubits, depth 1", figure)
 
 
+@pytest.fixture
+def without_pdf(monkeypatch):
+    """Figures as SVG only: to embed its fonts in each PDF takes half of the time."""
+    savefig = Figure.savefig
+
+    def svg_only(self, file, **more):
+        if more["format"] != "pdf":
+            savefig(self, file, **more)
+
+    monkeypatch.setattr(Figure, "savefig", svg_only)
+
+
 def write(report, folder):
     """The page as text."""
     write_report(report, folder)
@@ -233,7 +245,7 @@ def test_confusions_are_scikit_learns(full, written):
     assert float(first[1]) == pytest.approx(100 * mean.max(), abs=0.051)
 
 
-def test_hostile_names_stay_text(tmp_path, full):
+def test_hostile_names_stay_text(tmp_path, full, without_pdf):
     comparison = full.summary["comparisons"][0] | {"variant": HOSTILE, "why": f"Because {HOSTILE}", "verdict": "better"}
     left_out = [{"folder": f"runs/{HOSTILE}", "reason": f"bad {HOSTILE}\nsecond line ☃"}]
     plan = full.summary["plan"] | {"title": HOSTILE, "text": HOSTILE, "as_planned": True, "deviations": []}
@@ -249,7 +261,7 @@ def test_hostile_names_stay_text(tmp_path, full):
     assert r"\textless{}script\textgreater{}alert(" in row and r"\&\$\_\%\{\}\textbackslash{}" in row
 
 
-def test_planted_synthetic_and_exploratory_numbers_are_marked(tmp_path):
+def test_planted_synthetic_and_exploratory_numbers_are_marked(tmp_path, without_pdf):
     run_dir = tmp_path / "runs"
     for experiment, variant in ((BASELINE, ""), (HEAD, "control=planted")):
         for seed in range(2):
@@ -274,7 +286,7 @@ def test_planted_synthetic_and_exploratory_numbers_are_marked(tmp_path):
     assert "With seed 1 the epoch that was tested has the branch off" in seen and "MAX_LR 1 -> 2" in seen
 
 
-def test_one_seed_without_predictions(tmp_path):
+def test_one_seed_without_predictions(tmp_path, without_pdf):
     write_runs(tmp_path / "runs", seeds=1, images=100, epochs=1)
     report = make_report(tmp_path / "runs", plan=PLAN | {"as_planned": True, "deviations": []}, classes=[])
     for path in (tmp_path / "runs").rglob("predictions.npz"):
@@ -305,7 +317,7 @@ def test_pairs_across_recipes_are_those_of_the_comparison(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [[BASELINE], slow([HEAD]), slow([])])
-def test_nothing_to_compare(tmp_path, kept):
+def test_nothing_to_compare(tmp_path, kept, without_pdf):
     (tmp_path / "runs").mkdir()
     for experiment in kept:
         write_run(tmp_path / "runs", experiment, 0, images=100)

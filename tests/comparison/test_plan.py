@@ -7,15 +7,11 @@ import shutil
 import pytest
 
 import compare_runs
+from qcifar.comparison.statistics import holm
+from qcifar.comparison.verdict import SECONDARY
 from qcifar.errors import InputError
 from tests.helpers.compared import WARM, of_today, put_all, shown, store_plan
 from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
-
-
-@pytest.fixture
-def without_figures(monkeypatch):
-    """summary.json alone: figures take seconds."""
-    monkeypatch.setattr(compare_runs, "write_report", lambda report, folder: None)
 
 
 def test_a_plan_that_was_kept(tmp_path, capsys, without_figures):
@@ -137,11 +133,12 @@ def test_runs_made_otherwise_than_planned_are_named(tmp_path, capsys):
     assert not any("DATA_DIR" in line for line in lines)
 
 
-def test_a_verdict_before_all_planned_seeds_are_there_is_an_interim_one(tmp_path, capsys):
+def test_a_verdict_before_all_planned_seeds_are_there_is_an_interim_one(tmp_path, capsys, without_figures):
     put_all(tmp_path, seeds=range(3), spread=0.0003)
     store_plan(tmp_path)
     status, lines = shown(capsys, tmp_path)
     assert status == 3 and lines[2].endswith("better (interim: 3 of 6 planned seeds)"), lines
+    assert lines[-1] == "exit status 3: not everything is decided (1 interim); nothing has failed"
     assert all(len(line) <= 100 for line in lines[:4])
     (entry,) = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"]
     assert entry["verdict"] == "better" and entry["why"].startswith("Interim: 3 of 6 planned seeds. Better")
@@ -155,6 +152,13 @@ def test_a_planned_comparison_without_any_run_is_not_decided(tmp_path, capsys):
     store_plan(tmp_path, controls=("quantum", "fourier"))
     status, lines = shown(capsys, tmp_path, "--no-report")
     assert status == 3 and lines[2].endswith("  better")
+    assert "(1 planned without any run)" in lines[-1]
+
+
+OUTCOMES = (*SECONDARY, "spread")
+LABELS = (
+    "hybrid_qhead", "hybrid_qhead control=fourier", "hybrid_qhead against hybrid_qhead control=fourier",
+)  # fmt: skip
 
 
 def put_twins(run_dir, seeds=range(6)):
@@ -174,20 +178,31 @@ def test_what_is_compared_with_another_than_the_baseline_is_exploratory_unless_p
     assert any(line.strip().startswith(names) for line in lines) and "deviations" in "".join(lines)
 
 
-def test_a_planned_twin_stands_beside_the_comparisons_with_the_baseline(tmp_path, capsys):
+def test_a_planned_twin_stands_beside_the_comparisons_with_the_baseline(tmp_path, capsys, without_figures):
     put_twins(tmp_path)
     store_plan(tmp_path, controls=("quantum", "fourier"), twins=["head vs head control=fourier"])
     status, lines = shown(capsys, tmp_path)
     assert status == 0 and "plan small of 2026-01-01T00:00:00Z: as planned" in lines
     assert not any("exploratory" in line for line in lines)
     assert sum(line.startswith("experiment ") for line in lines) == 2  # a table for each that others are compared with
-    entries = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"]
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    entries, secondary = summary["comparisons"], summary["secondary"]
+    assert [(one["variant"], one["baseline"], one["outcome"]) for one in secondary] == [
+        (*names, outcome)
+        for names in (("", BASELINE), ("control=fourier", BASELINE), ("", f"{HEAD} control=fourier"))
+        for outcome in OUTCOMES
+    ]
+    assert [row["p_holm"] for row in secondary] == holm([row["p_t"] for row in secondary])
+    assert {row["baseline"] for row in summary["classes"]} == {BASELINE}
     assert [(one["variant"], one["baseline"], one["twin"]) for one in entries] == [
         ("", BASELINE, False), ("control=fourier", BASELINE, False), ("", f"{HEAD} control=fourier", True),
     ]  # fmt: skip
     assert all("after Holm over 3" in one["why"] for one in entries if one["verdict"] == "better")
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "against hybrid_qhead control=fourier" in page
+    secondary = page[page.index('<section id="secondary">') : page.index('<section id="limits">')]
+    rows = re.findall(r'<th scope="row">(.*?)</th>', secondary)
+    assert rows == [name for name in LABELS for _ in OUTCOMES]
     status, lines = shown(capsys, tmp_path, "--no-report", "--against", f"{HEAD} control=fourier")
     assert status == 0 and [line.split()[0] for line in lines if "(exploratory)" in line] == ["baseline_det"]
 
