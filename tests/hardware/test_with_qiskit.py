@@ -97,7 +97,7 @@ def test_counts_are_in_pennylanes_order_and_aer_without_noise_is_default_qubit(n
 
 @pytest.fixture(scope="module")
 def manila():
-    return with_qiskit.fake_backend("FakeManilaV2")
+    return with_qiskit.chip_class("FakeManilaV2")()
 
 
 @pytest.mark.parametrize("name", ["head", "texture"])
@@ -123,8 +123,9 @@ def test_the_same_seeds_give_a_circuit_of_the_same_size(manila):
 
 
 def test_chips_that_are_unknown_or_too_small(manila):
-    with pytest.raises(InputError, match=r"no chip FakeNowhere; expected one of \d+: Fake"):
-        with_qiskit.fake_backend("FakeNowhere")
+    for name, hint in (("FakeManila9", r"did you mean FakeManilaV2\?"), ("nowhere", r"expected one of Fake\w+, ")):
+        with pytest.raises(InputError, match=rf"no chip {name} among \d+; {hint}"):
+            with_qiskit.chip_class(name)
 
     def wide(angles):
         for wire in range(6):
@@ -218,6 +219,7 @@ def test_jobs_through_a_killed_process_a_failed_a_short_and_a_waiting_job(call, 
     status, said = call("--backend", "nowhere", *DOUBLE)
     assert status == 2 and said.count("error:") == 1
     assert "BACKEND (--backend): no nowhere: ValueError: No backend matches the criteria nowhere; expected one" in said
+    assert "did you mean generic_backend_5q?" in call("--backend", "generic_backend", *DOUBLE)[1]
 
 
 def test_no_credentials(tmp_path):
