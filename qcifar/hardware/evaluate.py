@@ -14,11 +14,11 @@ import pennylane as qml
 import torch
 from tqdm import tqdm
 
+from qcifar.config import NOISE
 from qcifar.device import free_memory
 from qcifar.errors import InputError, describe
 from qcifar.hardware.engine import NoisyCircuit, density_bytes
 from qcifar.hardware.gates import signs_of
-from qcifar.hardware.grammar import CHANNELS
 from qcifar.hardware.hybrid import Circuit, Hybrid
 from qcifar.hardware.mitigation import Rescale, extrapolate, invert_readout
 from qcifar.hardware.noise import NoiseModel
@@ -170,7 +170,7 @@ def _under_noise(ev: Evaluation, circuit: Circuit, channels: dict) -> tuple[torc
     confusions = noise.confusions(range(circuit.n_qubits))
     corrected = mitigations(circuit, found, probabilities(circuit.calibration), confusions)
     gates = {name: strength for name, strength in channels.items() if name != "readout" and strength}
-    if gates and all(strength * SCALES[-1] <= CHANNELS[name] for name, strength in gates.items()):
+    if gates and all(strength * SCALES[-1] <= NOISE[name] for name, strength in gates.items()):
         scaled = [values_from(circuit, probabilities(circuit.angles, factor)) for factor in SCALES[1:]]
         corrected["zero noise"] = extrapolate(torch.stack([values, *scaled]), SCALES)
     return values, corrected
