@@ -28,7 +28,7 @@ from qcifar.hardware import evaluate, grammar, on_backend, on_chip
 from qcifar.hardware.baseline import baseline_right
 from qcifar.hardware.figures import draw
 from qcifar.hardware.hybrid import CALIBRATION_IMAGES as CALIBRATED
-from qcifar.hardware.hybrid import read_hybrid
+from qcifar.hardware.hybrid import INSTEAD, read_hybrid
 from qcifar.hardware.results import Results
 from qcifar.hardware.scores import Scorer
 from qcifar.hardware.screen import line_of, table
@@ -146,7 +146,7 @@ def refuse_unknown_names(cfg, shots: list[int]) -> Runtime | None:
 
 def evaluation(run, cfg) -> evaluate.Evaluation:
     """The run's classical part, and what its answers are with ideal circuits."""
-    it = load(run, Namespace(device=cfg.torch_device, precision=cfg.precision, data_dir=cfg.data_dir))
+    it = load(run, Namespace(device=cfg.torch_device, precision=cfg.precision, data_dir=cfg.data_dir), **INSTEAD)
     hybrid = read_hybrid(run, it, cfg.images)
     ideal = [evaluate.ideal_values(circuit, circuit.angles) for circuit in hybrid.circuits]
     baseline, none = baseline_right(run, hybrid.index)

@@ -347,8 +347,7 @@ def settings_from_constants(
         parser.add_argument(name, nargs=count, help=meaning.replace("%", "%%"))
     settings = parser.parse_args(argv)
     for name in constants:
-        given = getattr(settings, name.lower())
-        check(name, given, rules[name])
+        check(name, given := getattr(settings, name.lower()), rules[name])
         setattr(settings, name.lower(), rules[name].canonical(given))
     return settings
 

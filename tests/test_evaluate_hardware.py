@@ -271,6 +271,19 @@ def test_a_run_without_a_circuit_is_refused(name, calm, tmp_path):
         bad_input([str(folder), "--shots", "10"], "its best epoch lies in phase A")
 
 
+def test_the_device_of_training_executes_nothing(tmp_path, monkeypatch):
+    device = ("--quantum-device", "lightning.qubit", "--diff-method", "adjoint")
+    result, folder = run("head", tmp_path, *ONE_EPOCH["head"], "--train-limit", "32", "--eval-limit", "16", *device)
+    assert result["quantum_device"] == "lightning.qubit"
+
+    def executed(*arguments, **more):
+        raise AssertionError("a job was sent")
+
+    monkeypatch.setattr("pennylane_lightning.lightning_qubit.LightningQubit.execute", executed)
+    found = evaluated(folder, "--shots", "100", "--repeats", "2")
+    assert found["ideal", "no noise", 0]["scores"]["rms_values"] == 0
+
+
 def test_too_many_qubits_for_a_density_matrix_say_how_many_bytes():
     with pytest.raises(InputError, match=r"of 20 qubits takes 8,796,093,022,208 bytes an image"):
         evaluate.refuse_too_wide(20, "NOISE (--noise), head_circuit")
