@@ -33,12 +33,13 @@ def paired_interval(differences: np.ndarray) -> list[float]:
     interval is for other images and other shots: for the difference that is expected over the shots, and not for that
     of one evaluation more, which varies more.
 
-    Two images more, one for the better and one for the worse, so that few changes are not taken for certainty. They
-    are as large as those that there are, or 1. With one repeat this is the interval of Bonett and Price (2012).
+    Two images more, one for the better and one for the worse, so that few changes are not taken for certainty. Their
+    mean square is that of the changes that there are and of one whole one: where few change, a whole change may
+    only have been missed. With one repeat this is the interval of Bonett and Price (2012).
     """
     n, square = len(differences) + 2, float(np.square(differences).sum())
     changed = int(np.count_nonzero(differences))
-    mean, size = float(differences.sum()) / n, square / changed if changed else 1.0
+    mean, size = float(differences.sum()) / n, (square + 1) / (changed + 1)
     half = Z * math.sqrt(((square + 2 * size) / n - mean**2) / n)
     return [max(-1.0, mean - half), min(1.0, mean + half)]
 
