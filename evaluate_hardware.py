@@ -24,14 +24,16 @@ import numpy as np
 from qcifar.config import SWITCH, Rule, one_of, own, real, settings_from_constants, text, whole
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.finished import load, read_run
-from qcifar.hardware import evaluate, grammar, on_backend
+from qcifar.hardware import evaluate, grammar, on_backend, on_chip
 from qcifar.hardware.baseline import baseline_right
 from qcifar.hardware.figures import draw
-from qcifar.hardware.hybrid import read_hybrid
+from qcifar.hardware.hybrid import CALIBRATION_IMAGES as CALIBRATED
+from qcifar.hardware.hybrid import INSTEAD, read_hybrid
 from qcifar.hardware.results import Results
 from qcifar.hardware.scores import Scorer
 from qcifar.hardware.screen import line_of, table
 from qcifar.hardware.service import Runtime
+from qcifar.hardware.with_qiskit import chip_class
 
 IMAGES = 0  # first K of the test set; 0 = all
 SHOTS = ""  # numbers of outcomes an image, such as 100,1000; 0 = exact; empty: exact where that is possible
@@ -40,7 +42,8 @@ SEED = 0  # of the samples
 NOISE = ""  # sweeps such as depolarizing=0.001..0.1,readout=0.01/0.02: see docs/hardware.md
 FAKE_BACKEND = ""  # chips of qiskit-ibm-runtime, such as FakeTorino,FakeManilaV2
 CHECK = "none"  # aer: Qiskit Aer samples the circuits of --fake-backend, too
-MITIGATE = True  # also with readout errors inverted, values rescaled, noise extrapolated; of exact noise
+MITIGATE = True  # also with readout errors inverted, values rescaled, noise extrapolated: see docs/hardware.md
+CALIBRATION_IMAGES = 0  # training images that --device and --backend execute too, to rescale by; 0 = no rescale there
 DEVICE = ""  # any PennyLane device, such as lightning.qubit
 BACKEND = ""  # a real machine of the service
 SERVICE = "qiskit_ibm_runtime"  # the package with QiskitRuntimeService, SamplerV2 and Batch
@@ -65,6 +68,7 @@ own_rules = {
     "FAKE_BACKEND": _names("names of chips, such as FakeTorino"),
     "CHECK": own("none", one_of("none", "aer")),
     "MITIGATE": own(True, SWITCH),
+    "CALIBRATION_IMAGES": own(0, Rule(int, lambda v: v in (0, *range(3, CALIBRATED + 1)), f"0, or 3 to {CALIBRATED}")),
     "DEVICE": _names("the name of a PennyLane device"),
     "BACKEND": _names("the name of a backend"),
     "SERVICE": own("qiskit_ibm_runtime", text("the name of a Python package")),
@@ -95,12 +99,14 @@ def main(argv=None) -> int:
         return 0
     if cfg.step == "show":
         return show(run, cfg, shots, results)
+    runtime = refuse_unknown_names(cfg, shots)
     ev = evaluation(run, cfg)
+    it = measurement(ev, run, cfg, runtime, shots) if cfg.backend else None
     if cfg.step is None:
         for entry in entries(ev, cfg, shots, sweeps):
             results.add(entry)
             print(line_of(entry), flush=True)
-    status = backend_step(ev, run, cfg, shots, results) if cfg.backend else 0
+    status = backend_step(ev, cfg, it, results) if cfg.backend else 0
     if results.entries and cfg.step in (None, "poll"):
         print(table([one for one in results.entries if one["images"] == len(ev.hybrid.labels)]))
         for name, end in results.content["ends"].items():
@@ -125,41 +131,66 @@ def refuse(cfg, shots: list[int]) -> None:
         raise InputError("CHECK (--check): aer samples the circuits of --fake-backend: name one")
 
 
+def refuse_unknown_names(cfg, shots: list[int]) -> Runtime | None:
+    """Raise `InputError` for a chip, a device or a backend that there is not, before anything loads; the backend."""
+    for name in grammar.names(cfg.fake_backend):
+        chip_class(name)
+    for name in grammar.names(cfg.device):
+        evaluate.refuse_unknown_device(name)
+    if not cfg.backend:
+        return None
+    runtime = Runtime(cfg.service, cfg.backend)
+    runtime.refuse_too_many(next(count for count in shots if count))
+    return runtime
+
+
 def evaluation(run, cfg) -> evaluate.Evaluation:
     """The run's classical part, and what its answers are with ideal circuits."""
-    it = load(run, Namespace(device=cfg.torch_device, precision=cfg.precision, data_dir=cfg.data_dir))
+    it = load(run, Namespace(device=cfg.torch_device, precision=cfg.precision, data_dir=cfg.data_dir), **INSTEAD)
     hybrid = read_hybrid(run, it, cfg.images)
     ideal = [evaluate.ideal_values(circuit, circuit.angles) for circuit in hybrid.circuits]
-    scorer = Scorer(hybrid, ideal, baseline_right(run, hybrid.index))
+    baseline, none = baseline_right(run, hybrid.index)
+    scorer = Scorer(hybrid, ideal, baseline)
     stored = np.load(run.folder / "predictions.npz")["logits"][: len(hybrid.labels)].argmax(1)
     same = int((scorer.ideal_predicted == stored).sum())
     print(
         f"{it.run.mark}{run.folder}: {', '.join(c.name for c in hybrid.circuits)} on {len(stored):,} test images; with "
         f"ideal circuits, {same:,} of them get the class of predictions.npz"
+        + (f"; nothing is compared with the baseline: {none}" if none else "")
     )
-    return evaluate.Evaluation(hybrid, scorer, cfg.repeats, cfg.seed, cfg.mitigate)
+    return evaluate.Evaluation(hybrid, scorer, cfg.repeats, cfg.seed, cfg.mitigate, none)
 
 
 def entries(ev: evaluate.Evaluation, cfg, shots: list[int], sweeps: dict):
-    """Modes 1 to 4, one entry after the other; the ideal circuits first, which all are compared with."""
+    """Modes 1 to 4, one entry after the other; the ideal circuits first, which all are compared with.
+
+    What cannot be done for these circuits is refused before the first entry.
+    """
+    for circuit in ev.hybrid.circuits if sweeps else ():
+        evaluate.refuse_too_wide(circuit.n_qubits, f"NOISE (--noise), {circuit.name}")
+    devices = grammar.names(cfg.device)
+    for name in devices:
+        evaluate.refuse_device(ev, name)
+    chips = [on_chip.chip_of(ev, name) for name in grammar.names(cfg.fake_backend)]
     yield from evaluate.with_shots(ev, [0, *(count for count in shots if count)])
     yield from evaluate.with_noise(ev, sweeps)
-    for name in grammar.names(cfg.fake_backend):
-        yield from evaluate.on_fake_backend(ev, name, shots, cfg.check)
-    for name in grammar.names(cfg.device):
-        yield from evaluate.on_device(ev, name, shots or [0])
+    for chip in chips:
+        yield from on_chip.on_chip(ev, chip, shots, cfg.check)
+    for name in devices:
+        yield from evaluate.on_device(ev, name, shots or [0], cfg.calibration_images)
 
 
 def show(run, cfg, shots: list[int], results: Results) -> int:
     """Where the jobs of --backend stand, and what was found, as both are on disk: nothing is computed or asked for."""
     count = next(count for count in shots if count)
     asked = {"service": cfg.service, "backend": cfg.backend, "shots": count, "images_per_job": cfg.images_per_job}
+    asked |= {"calibration": cfg.calibration_images} if cfg.calibration_images else {}
     found = on_backend.on_disk(run.folder / on_backend.FOLDER, cfg.images, **asked, checkpoint=checkpoint_of(run))
     if not found:
         raise InputError(f"{run.folder / on_backend.FOLDER}: no such jobs for {cfg.backend}; `submit` submits them")
     missing = False
     for jobs in found:
-        state, images = jobs.state(), jobs.plan["images"]
+        state, images = jobs.state(), on_backend.tested(jobs.plan)
         print(f"{images:,} images, {on_backend.summary(state, len(jobs.all))}")
         entries = [one for one in results.entries if one["images"] == images]
         if entries:
@@ -175,14 +206,15 @@ def checkpoint_of(run) -> str:
     return hashlib.sha256((run.folder / "best.pt").read_bytes()).hexdigest()[:12]
 
 
-def backend_step(ev: evaluate.Evaluation, run, cfg, shots: list[int], results: Results) -> int:
+def measurement(ev: evaluate.Evaluation, run, cfg, runtime: Runtime, shots: list[int]) -> on_backend.Measurement:
+    """The jobs of mode 5, none of them submitted."""
+    count, calibrated = next(count for count in shots if count), cfg.calibration_images if cfg.mitigate else 0
+    folder = run.folder / on_backend.FOLDER
+    return on_backend.open_measurement(ev, runtime, folder, checkpoint_of(run), count, cfg.images_per_job, calibrated)
+
+
+def backend_step(ev: evaluate.Evaluation, cfg, it: on_backend.Measurement, results: Results) -> int:
     """Mode 5: the step that was asked for, or all of them."""
-    count = next(count for count in shots if count)
-    runtime = Runtime(cfg.service, cfg.backend)
-    runtime.refuse_too_many(count)
-    it = on_backend.open_measurement(
-        ev, runtime, run.folder / on_backend.FOLDER, checkpoint_of(run), count, cfg.images_per_job
-    )
     state = it.jobs.state()
     if cfg.step == "estimate":
         print(on_backend.cost(it, state))

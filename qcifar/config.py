@@ -37,6 +37,7 @@ class Rule(NamedTuple):
     expected: str
     standard: Any = None  # of an experiment's own constant: the value whose run needs no variant in its folder's name
     changes_recipe: bool = False  # whether any other value makes runs incomparable with those of other experiments
+    canonical: Callable[[Any], Any] = lambda value: value
 
 
 def _is_int(value) -> bool:
@@ -75,7 +76,11 @@ def own(standard: Any, rule: Rule, *, changes_recipe: bool = False) -> Rule:
     return rule._replace(standard=standard, changes_recipe=changes_recipe)
 
 
-NOISE = ("depolarizing", "two_qubit_depolarizing", "amplitude_damping", "phase_damping", "readout")
+# Channels of noise -> largest strength. A bit that is read wrongly more often than rightly is one with another name.
+NOISE = {
+    "depolarizing": 1.0, "two_qubit_depolarizing": 1.0, "amplitude_damping": 1.0, "phase_damping": 1.0, "readout": 0.5,
+}  # fmt: skip
+_NOISE_FORM = f"none, or name=number with commas between them, of {', '.join(NOISE)}"
 
 
 def noise_strengths(given: str) -> dict[str, float]:
@@ -94,15 +99,26 @@ def noise_strengths(given: str) -> dict[str, float]:
             strength = float(value)
         except ValueError:
             strength = math.nan
-        if not 0 <= strength <= 1:
-            raise ValueError(f"expected {name}=<number from 0 to 1>, got {value!r}")
+        if not 0 <= strength <= NOISE[name]:
+            why = "; at 0.5 an outcome says nothing of its qubit" if name == "readout" and strength <= 1 else ""
+            raise ValueError(f"expected {name}=<number from 0 to {NOISE[name]:g}>, got {value!r}{why}")
         if name in strengths:
             raise ValueError(f"{name} is given twice")
         strengths[name] = strength
     return strengths
 
 
-_NOISE_FORM = f"none, or name=number with commas between them, of {', '.join(NOISE)}"
+def canonical_noise(given: str) -> str:
+    """The one text of all those that say the same noise: sorted, shortest numbers, nothing without effect.
+
+    >>> canonical_noise("readout=0.020, depolarizing=1e-2,phase_damping=0")
+    'depolarizing=0.01,readout=0.02'
+    """
+    strengths = noise_strengths(given)
+    if strengths.get("two_qubit_depolarizing") == strengths.get("depolarizing", 0.0):
+        strengths.pop("two_qubit_depolarizing", None)  # what it is anyway; other than that, 0 has an effect
+    kept = {name: value for name, value in strengths.items() if value or name == "two_qubit_depolarizing"}
+    return ",".join(f"{name}={repr(kept[name]).removesuffix('.0')}" for name in sorted(kept)) or "none"
 
 
 def noise() -> Rule:
@@ -112,7 +128,8 @@ def noise() -> Rule:
         except ValueError:
             return False
 
-    return Rule(str, accepts, _NOISE_FORM + ", from 0 to 1")
+    spans = ", from 0 to 1 (readout: to 0.5, where an outcome says nothing of its qubit)"
+    return Rule(str, accepts, _NOISE_FORM + spans, canonical=canonical_noise)
 
 
 SWITCH = Rule(bool, lambda v: isinstance(v, bool), "True or False")
@@ -330,7 +347,8 @@ def settings_from_constants(
         parser.add_argument(name, nargs=count, help=meaning.replace("%", "%%"))
     settings = parser.parse_args(argv)
     for name in constants:
-        check(name, getattr(settings, name.lower()), rules[name])
+        check(name, given := getattr(settings, name.lower()), rules[name])
+        setattr(settings, name.lower(), rules[name].canonical(given))
     return settings
 
 

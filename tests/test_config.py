@@ -12,6 +12,7 @@ import pytest
 
 from qcifar.config import RULES, as_constants, own, settings_from_constants, variant_of, whole
 from qcifar.errors import InputError
+from qcifar.hardware.grammar import sweeps
 from tests.helpers import ROOT, slow
 from tests.helpers.scripts import SCRIPTS, copy_of_the_code, module_of
 
@@ -305,6 +306,34 @@ def test_a_script_in_another_encoding_is_read_as_python_reads_it(tmp_path):
     (tmp_path / "edited.py").write_bytes(latin.split(b"\n", 1)[1])
     with pytest.raises(InputError, match=r"edited\.py cannot be read as Python .*; save it as UTF-8"):
         settings_from_constants(content, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("depolarizing=0.010", "depolarizing=0.01"),
+        ("readout=2e-2, depolarizing=0.01,phase_damping=0", "depolarizing=0.01,readout=0.02"),
+        ("depolarizing=0,readout=0.0", "none"),
+        ("depolarizing=1.0,amplitude_damping=0.00001", "amplitude_damping=1e-05,depolarizing=1"),
+        ("two_qubit_depolarizing=0", "none"),
+        ("two_qubit_depolarizing=0,depolarizing=0.1", "depolarizing=0.1,two_qubit_depolarizing=0"),  # has an effect
+        ("two_qubit_depolarizing=0.1,depolarizing=0.1", "depolarizing=0.1"),
+    ],
+)
+def test_noise_that_is_the_same_is_one_variant(given, expected):
+    cfg = parse(HEAD, "--quantum-noise", given)
+    assert cfg.quantum_noise == expected == parse(HEAD, "--quantum-noise", expected).quantum_noise
+    assert variant_of(cfg, HEAD.own_rules) == ("" if expected == "none" else f"quantum_noise={expected}")
+
+
+def test_readout_errors_have_one_range_in_training_and_evaluation():
+    for strength, right in (("0.5", True), ("0.6", False)):
+        for read in (lambda s: parse(HEAD, "--quantum-noise", f"readout={s}"), lambda s: sweeps(f"readout={s}")):
+            if right:
+                read(strength)
+                continue
+            with pytest.raises(InputError, match=r"0.5\)?, where an outcome says nothing of its qubit"):
+                read(strength)
 
 
 def test_a_variant_names_what_is_not_standard_by_flag_or_by_editing(tmp_path):

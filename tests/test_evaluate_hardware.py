@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pennylane_lightning.lightning_qubit import LightningQubit
 
 import evaluate_hardware
 import export_circuit
@@ -104,6 +105,9 @@ def test_modes_in_one_call_and_a_second_call(head, capsys):
     assert len(shots["top1_repeats"]) == 3 and shots["standard_error"] is not None and shots["rms_logits"] > 0
     said = capsys.readouterr().out
     assert "with ideal circuits, 30 of them get the class of predictions.npz" in said and "SYNTHETIC" in said
+    missing = "no finished run cifar100_baseline_det/seed42 in the same run directory"
+    assert f"nothing is compared with the baseline: {missing}" in said
+    assert f"the difference from the baseline ends (depolarizing=0.01/0.1, 30 images): not known: {missing}" in said
     for name in ("accuracy.svg", "accuracy.pdf"):
         assert (head / "hardware" / name).stat().st_size > 1000
     both = evaluated(head, "--shots", "100", "--images", "30", "--repeats", "3")
@@ -176,7 +180,7 @@ def bad_input(argv, message):
         (["--noise", "depolarising=0.1"], "expected channel=strength"),
         (["--shots", "ten"], r"SHOTS \(--shots\)"),
         (["--shots", "10", "--images", "41"], r"expected at most the 40 test images of this run, got 41"),
-        (["--device", "no.such.device"], "no.such.device"),
+        (["--calibration-images", "2", "--device", "default.qubit"], "expected 0, or 3 to 512, got 2"),
         (["--backend", "ibm_torino"], "expected one number of shots"),
         (["--backend", "ibm_torino", "--shots", "10,20"], "expected one number of shots"),
         (["--shots", "10", "--check", "aer"], "name one"),
@@ -185,6 +189,38 @@ def bad_input(argv, message):
 )
 def test_bad_input_is_one_line(argv, message, head):
     bad_input([str(head), *argv], message)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--device", "no.such.thing"],
+            r"DEVICE \(--device\): no device no.such.thing; expected one of default.clifford",
+        ),
+        (["--device", "default.quibt"], r"no device default.quibt; did you mean default.qubit\?"),
+        (["--backend", "x", "--service", "json"], r"SERVICE \(--service\): json has no QiskitRuntimeService"),
+        pytest.param(["--fake-backend", "FakeManila9"], r"did you mean FakeManilaV2\?", marks=pytest.mark.hardware),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_loads(argv, message, head, monkeypatch):
+    if "--fake-backend" in argv:
+        pytest.importorskip("qiskit_ibm_runtime")
+
+    def loaded(*arguments):
+        raise AssertionError("the run was loaded")
+
+    monkeypatch.setattr(evaluate_hardware, "load", loaded)
+    bad_input([str(head), "--shots", "10", *argv], message)
+
+
+def test_nothing_is_stored_for_a_call_that_is_refused(head, tmp_path, monkeypatch):
+    folder = shutil.copytree(head, tmp_path / head.name, ignore=shutil.ignore_patterns("results.json"))
+    monkeypatch.setattr(evaluate, "free_memory", lambda device: 1)
+    bad_input(
+        [str(folder), "--shots", "10", "--noise", "depolarizing=0.1"], "an exact density matrix of 4 qubits takes"
+    )
+    assert not (folder / "hardware" / "results.json").exists()
 
 
 def test_steps_without_a_backend(head, tmp_path):
@@ -234,6 +270,25 @@ def test_a_run_without_a_circuit_is_refused(name, calm, tmp_path):
     else:
         _, folder = run("head", tmp_path, "--epochs", "1")
         bad_input([str(folder), "--shots", "10"], "its best epoch lies in phase A")
+
+
+def test_the_device_of_training_executes_nothing(tmp_path, monkeypatch):
+    device = ("--quantum-device", "lightning.qubit", "--diff-method", "adjoint")
+    result, folder = run("head", tmp_path, *ONE_EPOCH["head"], "--train-limit", "32", "--eval-limit", "16", *device)
+    assert result["quantum_device"] == "lightning.qubit"
+
+    sent = []
+
+    def counted(whole):
+        return lambda *given, **more: sent.append(whole) or whole(*given, **more)
+
+    for way in ("execute", "compute_derivatives", "execute_and_compute_derivatives"):
+        monkeypatch.setattr(LightningQubit, way, counted(getattr(LightningQubit, way)))
+    load(read_run(folder), OPTIONS)
+    assert sent  # making the device ready executes circuits
+    sent.clear()
+    found = evaluated(folder, "--shots", "100", "--repeats", "2")
+    assert found["ideal", "no noise", 0]["scores"]["rms_values"] == 0 and not sent
 
 
 def test_too_many_qubits_for_a_density_matrix_say_how_many_bytes():

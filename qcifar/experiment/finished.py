@@ -105,15 +105,21 @@ def run_dir_of(run: FinishedRun, settings, scratch: str) -> Path:
     return run_dir if run_dir.joinpath(*parts) == lies and (run_dir / SPLIT_FILE).exists() else Path(scratch)
 
 
-def load(run: FinishedRun, cfg) -> Prepared:
+def load(run: FinishedRun, cfg, **instead) -> Prepared:
     """What the run's script prepares, with the weights of the run's best epoch.
+
+    Args:
+        instead: settings that take the place of the run's, where its experiment has such.
 
     Raises:
         InputError: the script is not there or cannot prepare; it has other circuits now; best.pt is of another run.
     """
     script = importlib.import_module(script_of(run))
     with tempfile.TemporaryDirectory() as scratch:
-        it = script.prepare(settings_of(run, script, cfg, scratch))
+        settings = settings_of(run, script, cfg, scratch)
+        for name in instead.keys() & vars(settings).keys():
+            setattr(settings, name, instead[name])
+        it = script.prepare(settings)
     before = run.config["identity"]
     if before.get("circuits") != it.run.identity.get("circuits"):
         raise InputError(f"{run.folder}: the circuit of {script.__name__}.py is another one now; undo the change")

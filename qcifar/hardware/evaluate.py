@@ -1,11 +1,12 @@
-"""Modes 1 to 4 of `evaluate_hardware.py`: shots, noise, a chip's calibration, any PennyLane device.
+"""Modes 1, 2 and 4 of `evaluate_hardware.py`: shots, noise, any PennyLane device.
 
 Each yields entries of results.json as they are found. The circuits alone are repeated; `Scorer` says what their values
 mean for the run's answers.
 """
 
+import difflib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,11 @@ import pennylane as qml
 import torch
 from tqdm import tqdm
 
+from qcifar.config import NOISE
 from qcifar.device import free_memory
 from qcifar.errors import InputError, describe
-from qcifar.hardware import with_qiskit
 from qcifar.hardware.engine import NoisyCircuit, density_bytes
-from qcifar.hardware.gates import portable, signs_of
-from qcifar.hardware.grammar import CHANNELS
+from qcifar.hardware.gates import signs_of
 from qcifar.hardware.hybrid import Circuit, Hybrid
 from qcifar.hardware.mitigation import Rescale, extrapolate, invert_readout
 from qcifar.hardware.noise import NoiseModel
@@ -30,9 +30,6 @@ from qcifar.streams import stream
 
 NUMBERS_PER_CHUNK = 2**22  # of states or density matrices that are held at once
 SCALES = (1.0, 2.0, 3.0)  # of the noise, for its extrapolation to zero
-CHECKED = 10  # images that Aer samples too: it builds each one's circuit anew
-CHECK_SHOTS = 4000
-CHECK_FAILS = 1e-6  # p below which no chance explains the difference
 
 
 @dataclass(frozen=True)
@@ -44,13 +41,14 @@ class Evaluation:
     repeats: int
     seed: int  # of the samples
     mitigate: bool
+    no_baseline: str = ""  # why there is no run of the baseline to compare with
 
     def entry(self, mode: str, setting: str, shots: int, repeats: list[list[torch.Tensor]], **more) -> dict:
         """One entry of results.json; see `Scorer.score`."""
         return {
             "mode": mode, "setting": setting, "images": len(self.hybrid.labels), "shots": shots,
             "sampling_seed": self.seed if shots else None, "scores": self.scorer.score(repeats), "sweep": None,
-            "strength": None, "channels": None, "mitigated": {}, **more,
+            "strength": None, "channels": None, "mitigated": {}, "no_baseline": self.no_baseline or None, **more,
         }  # fmt: skip
 
 
@@ -89,20 +87,23 @@ def values_from(circuit: Circuit, frequencies: torch.Tensor) -> torch.Tensor:
     return frequencies @ torch.from_numpy(signs_of(circuit.function, circuit.n_qubits))
 
 
-def sampled(ev: Evaluation, probabilities: list[torch.Tensor], shots: int, what: str) -> list[list[torch.Tensor]]:
-    """Of each repeat, the values of each circuit from `shots` outcomes an image; one exact repeat for 0 shots.
+def draws(ev: Evaluation, probabilities: list[torch.Tensor], shots: int, what: str) -> Iterator[list[torch.Tensor]]:
+    """Of each repeat, frequencies (K, 2^n) of each circuit from `shots` outcomes an image; one exact one for 0 shots.
 
     Each repeat and circuit has a stream of its own, which depends on `what`, too.
     """
-    circuits = ev.hybrid.circuits
-    if shots == 0:
-        return [[values_from(c, p) for c, p in zip(circuits, probabilities, strict=True)]]
-    return [
-        [
-            values_from(c, sample(p, shots, stream(ev.seed, "shots", what, shots, repeat, k)))
-            for k, (c, p) in enumerate(zip(circuits, probabilities, strict=True))
+    for repeat in range(ev.repeats if shots else 1):
+        yield [
+            sample(each, shots, stream(ev.seed, "shots", what, shots, repeat, k))
+            for k, each in enumerate(probabilities)
         ]
-        for repeat in range(ev.repeats)
+
+
+def sampled(ev: Evaluation, probabilities: list[torch.Tensor], shots: int, what: str) -> list[list[torch.Tensor]]:
+    """Of each repeat, the values of each circuit; see `draws`."""
+    return [
+        [values_from(c, frequencies) for c, frequencies in zip(ev.hybrid.circuits, one, strict=True)]
+        for one in draws(ev, probabilities, shots, what)
     ]
 
 
@@ -136,8 +137,6 @@ def noisy_probabilities(noisy: NoisyCircuit, angles: torch.Tensor, n_qubits: int
 
 def with_noise(ev: Evaluation, sweeps: dict[str, list[dict[str, float]]]) -> Iterator[dict]:
     """Every sweep of strengths, exact."""
-    for circuit in ev.hybrid.circuits:
-        refuse_too_wide(circuit.n_qubits, f"NOISE (--noise), {circuit.name}")
     for sweep, settings in sweeps.items():
         for channels in settings:
             start = time.perf_counter()
@@ -151,7 +150,7 @@ def with_noise(ev: Evaluation, sweeps: dict[str, list[dict[str, float]]]) -> Ite
                 sweep=sweep,
                 strength=(swept or list(channels.values()))[0],
                 channels=channels,
-                mitigated=scores_of(ev, [corrected for _, corrected in found]),
+                mitigated=scores_of(ev, [[corrected for _, corrected in found]]),
                 seconds=time.perf_counter() - start,
             )
 
@@ -168,109 +167,92 @@ def _under_noise(ev: Evaluation, circuit: Circuit, channels: dict) -> tuple[torc
     values = values_from(circuit, found)
     if not ev.mitigate:
         return values, {}
-    corrected = mitigations(circuit, found, probabilities(circuit.calibration), noise, range(circuit.n_qubits))
+    confusions = noise.confusions(range(circuit.n_qubits))
+    corrected = mitigations(circuit, found, probabilities(circuit.calibration), confusions)
     gates = {name: strength for name, strength in channels.items() if name != "readout" and strength}
-    if gates and all(strength * SCALES[-1] <= CHANNELS[name] for name, strength in gates.items()):
+    if gates and all(strength * SCALES[-1] <= NOISE[name] for name, strength in gates.items()):
         scaled = [values_from(circuit, probabilities(circuit.angles, factor)) for factor in SCALES[1:]]
         corrected["zero noise"] = extrapolate(torch.stack([values, *scaled]), SCALES)
     return values, corrected
 
 
-def mitigations(circuit: Circuit, found, calibration, noise: NoiseModel, qubits) -> dict[str, torch.Tensor]:
+def mitigations(
+    circuit: Circuit, found: torch.Tensor, calibration: torch.Tensor | None, confusions: Sequence[np.ndarray] | None
+) -> dict[str, torch.Tensor]:
     """Corrected values (K, outputs) by name, of the noisy outcomes of the test images.
 
     Args:
-        found, calibration: noisy frequencies (K, 2^n), of the test images and of the training images that are fitted.
-        qubits: what the noise model calls the circuit's.
+        found, calibration: noisy frequencies (K, 2^n), of the test images and of the first of the training images that
+            the circuit has for this; None: none were executed.
+        confusions: (2, 2) of each qubit, see `NoiseModel.confusion`; None: not known.
     """
-    fitted = Rescale.fit(values_from(circuit, calibration), ideal_values(circuit, circuit.calibration))
-    corrected = {"rescaled": fitted(values_from(circuit, found))}
-    errors = [np.linalg.det(noise.confusion(qubit)) for qubit in qubits]
+    corrected, values = {}, values_from(circuit, found)
+    if calibration is not None:
+        corrected["rescaled"] = rescaled(circuit, values, values_from(circuit, calibration))
+    errors = [np.linalg.det(confusion) for confusion in confusions or ()]
     if any(error < 1 for error in errors) and min(errors) > 0.01:  # at 1/2 an outcome says nothing
-        corrected["readout"] = values_from(circuit, invert_readout(found, noise, qubits))
+        corrected["readout"] = values_from(circuit, invert_readout(found, confusions))
     return corrected
 
 
-def scores_of(ev: Evaluation, mitigated: list[dict[str, torch.Tensor]]) -> dict[str, dict]:
-    """{how: scores} where all circuits have values corrected in this way."""
-    names = [name for name in (mitigated[0] if mitigated else {}) if all(name in one for one in mitigated)]
-    return {name: ev.scorer.score([[one[name] for one in mitigated]]) for name in names}
+def rescaled(circuit: Circuit, values: torch.Tensor, calibration: torch.Tensor) -> torch.Tensor:
+    """Values (K, outputs) on the line that brings those of the training images nearest to their ideal values.
 
-
-def on_fake_backend(ev: Evaluation, name: str, shots: list[int], check: str) -> Iterator[dict]:
-    """A chip's calibration: exact, and with each number of shots."""
-    backend, start = with_qiskit.fake_backend(name), time.perf_counter()
-    probabilities, mitigated, details = [], [], []
-    for circuit in ev.hybrid.circuits:
-        there = portable(circuit.function, circuit.n_qubits)
-        made, chosen = with_qiskit.transpiled(there, backend)
-        refuse_too_wide(with_qiskit.active_qubits(made), f"{name}, {circuit.name}")
-        noise = NoiseModel.from_qiskit(backend)
-        symbols = sorted(made.parameters, key=lambda parameter: parameter.name)
-        noisy = NoisyCircuit.from_qiskit(made, noise, inputs=symbols)
-        wide = with_qiskit.active_qubits(made)
-
-        def run(angles, there=there, made=made, noisy=noisy, wide=wide):
-            columns = torch.from_numpy(with_qiskit.in_order(made, there, there.values(angles)))
-            return noisy_probabilities(noisy, columns, wide, name)
-
-        found = run(circuit.angles)
-        probabilities.append(found)
-        details.append({"circuit": circuit.name, **chosen})
-        if check == "aer":
-            details[-1]["aer"] = check_with_aer(ev, circuit, there, made, backend, found)
-        if ev.mitigate:
-            mitigated.append(mitigations(circuit, found, run(circuit.calibration), noise, chosen["layout"]))
-    for count in [0, *(s for s in shots if s)]:
-        more = {"mitigated": scores_of(ev, mitigated)} if count == 0 else {}
-        repeats = sampled(ev, probabilities, count, name)
-        yield ev.entry("fake", name, count, repeats, details=details, seconds=time.perf_counter() - start, **more)
-
-
-def check_with_aer(ev: Evaluation, circuit: Circuit, there, made, backend, found: torch.Tensor) -> dict:
-    """How far Aer's samples of the first images are from our probabilities.
-
-    Returns:
-        Pearson's chi-square over all cells that expect 5 or more, its degrees of freedom and p.
+    Where they are sampled, those of the training images must be sampled alike: the line is flatter then.
     """
-    from scipy import stats
+    return Rescale.fit(calibration, ideal_values(circuit, circuit.calibration[: len(calibration)]))(values)
 
-    columns = there.values(circuit.angles[:CHECKED])
-    counts = with_qiskit.aer_counts(made, there, columns, backend, CHECK_SHOTS, ev.seed)
-    expected = CHECK_SHOTS * found[: len(counts)].numpy()
-    common = expected >= 5
-    rest = np.where(common, 0, expected).sum(1), np.where(common, 0, counts).sum(1)  # one more cell of each image
-    observed, wanted = (
-        np.append(counts[common], rest[1][rest[0] >= 5]),
-        np.append(expected[common], rest[0][rest[0] >= 5]),
-    )
-    square, free = float(((observed - wanted) ** 2 / wanted).sum()), int(len(wanted) - len(counts))
-    p = float(stats.chi2.sf(square, free))
-    if p < CHECK_FAILS:
-        raise InputError(
-            f"Aer's samples of {circuit.name} differ from our probabilities: chi-square {square:.0f} on {free} degrees "
-            f"of freedom, p {p:.1e}; nothing is reported. Please report it, with the chip and the run's config.json"
+
+def scores_of(ev: Evaluation, mitigated: list[list[dict[str, torch.Tensor]]]) -> dict[str, dict]:
+    """{how: scores}, where all circuits have values corrected in this way.
+
+    Args:
+        mitigated: of each repeat and circuit, corrected values by name.
+    """
+    names = [name for name in mitigated[0][0] if all(name in one for repeat in mitigated for one in repeat)]
+    return {name: ev.scorer.score([[one[name] for one in repeat] for repeat in mitigated]) for name in names}
+
+
+def refuse_unknown_device(name: str) -> None:
+    """Raise `InputError` unless a plugin that is installed has a device of this name."""
+    known = qml.plugin_devices
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}, or install its plugin"
         )
-    return {
-        "images": len(counts), "shots": CHECK_SHOTS, "chi_square": square, "degrees_of_freedom": free,
-        "p": p,
-    }  # fmt: skip
+        raise InputError(f"DEVICE (--device): no device {name}; {hint}")
 
 
-def on_device(ev: Evaluation, name: str, shots: list[int]) -> Iterator[dict]:
-    """Any PennyLane device, exact (0 shots) and with shots as it draws them, from a seed where it takes one."""
+def refuse_device(ev: Evaluation, name: str) -> None:
+    """Raise `InputError` where a device cannot be made for the circuits of the run."""
+    for circuit in ev.hybrid.circuits:
+        _seeded_node(circuit, name, 0)
+
+
+def on_device(ev: Evaluation, name: str, shots: list[int], calibration: int = 0) -> Iterator[dict]:
+    """Any PennyLane device, exact (0 shots) and with shots as it draws them, from a seed where it takes one.
+
+    Args:
+        calibration: training images that it executes, too, for the rescale; 0 = no rescale.
+    """
     for count in shots:
-        start, repeats, seeded = time.perf_counter(), [], True
+        start, repeats, mitigated, seeded = time.perf_counter(), [], [], True
         for repeat in range(ev.repeats if count else 1):
-            values = []
+            values, corrected = [], []
             for circuit in ev.hybrid.circuits:
                 seed = stream(ev.seed, "device", name, circuit.name, count, repeat).integers(2**31)
                 node, took = _seeded_node(circuit, name, int(seed))
                 seeded &= took
                 node = qml.set_shots(node, shots=count) if count else node
-                values.append(_on_device(node, circuit, name, count))
+                values.append(_on_device(node, circuit, circuit.angles, name, count))
+                if ev.mitigate and calibration:
+                    taught = _on_device(node, circuit, circuit.calibration[:calibration], name, count)
+                    corrected.append({"rescaled": rescaled(circuit, values[-1], taught)})
             repeats.append(values)
-        entry = ev.entry("device", name, count, repeats, seconds=time.perf_counter() - start)
+            mitigated.append(corrected)
+        more = {"mitigated": scores_of(ev, mitigated)} if ev.mitigate and calibration else {}
+        entry = ev.entry("device", name, count, repeats, seconds=time.perf_counter() - start, **more)
         yield entry if seeded else entry | {"sampling_seed": None}
 
 
@@ -282,12 +264,12 @@ def _seeded_node(circuit: Circuit, name: str, seed: int):
         return make_qnode(circuit.function, name, circuit.n_qubits), False
 
 
-def _on_device(node, circuit: Circuit, name: str, shots: int) -> torch.Tensor:
+def _on_device(node, circuit: Circuit, angles: torch.Tensor, name: str, shots: int) -> torch.Tensor:
     def run(angles):
         return stack_values(node(angles), len(angles)).double()
 
     try:
-        return chunked(run, circuit.angles, 2 ** (circuit.n_qubits + 1), f"{name}, {circuit.name}")
+        return chunked(run, angles, 2 ** (circuit.n_qubits + 1), f"{name}, {circuit.name}")
     except Exception as error:  # plugins raise what they like
         how = f"with {shots} shots" if shots else "without shots"
         raise InputError(f"the circuit {circuit.name} failed on {name} {how}: {describe(error)}") from error

@@ -139,9 +139,19 @@ def portable(function: Callable, n_inputs: int, degree: int = 1) -> Portable:
     )
 
 
-def along_z(function: Callable, n_inputs: int) -> Callable:
-    """`function` followed by the gates after which all its values are read along Z; itself where they are."""
-    letters, _ = _measured(function, _tape(function, torch.zeros(2, n_inputs, dtype=torch.float64)))
+def along_z(function: Callable, n_inputs: int, *shapes: tuple[int, ...]) -> Callable:
+    """`function` followed by the gates after which all its values are read along Z; itself where they are.
+
+    These gates are part of what a device executes, and as noisy as the others.
+
+    Args:
+        shapes: of the arguments after the angles, such as weights.
+
+    Raises:
+        InputError: values that one way of measuring does not give.
+    """
+    given = torch.zeros(2, n_inputs, dtype=torch.float64), *(torch.zeros(s, dtype=torch.float64) for s in shapes)
+    letters, _ = _measured(function, _tape(function, *given))
     if set(letters.values()) <= {"Z"}:
         return function
 
@@ -168,9 +178,9 @@ def _renumbered(angle: Expression, place: dict[int, int]) -> Expression:
     return Expression(angle.const, tuple((tuple(place[k] for k in factors), c) for factors, c in angle.terms))
 
 
-def _tape(function, points):
+def _tape(function, *points):
     try:
-        return qml.tape.make_qscript(function)(points)
+        return qml.tape.make_qscript(function)(*points)
     except Exception as error:  # somebody's circuit
         raise InputError(f"the circuit {circuit_name(function)} cannot be built: {describe(error)}") from error
 

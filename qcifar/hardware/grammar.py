@@ -2,13 +2,10 @@
 
 import math
 
+from qcifar.config import NOISE
 from qcifar.errors import InputError
 
 STEPS = 5  # strengths of a..b
-# Channels of `NoiseModel.uniform`: name -> largest strength.
-CHANNELS = {
-    "depolarizing": 1.0, "two_qubit_depolarizing": 1.0, "amplitude_damping": 1.0, "phase_damping": 1.0, "readout": 0.5,
-}  # fmt: skip
 EXPECTED = (
     "expected channel=strength, of depolarizing, two_qubit_depolarizing, amplitude_damping, phase_damping, readout; a "
     "strength is a number, a list 0.001/0.01/0.1, or a range 0.001..0.1 of 5 strengths (0.001..0.1:9 of 9) that rise "
@@ -48,7 +45,7 @@ def sweeps(text: str) -> dict[str, list[dict[str, float]]]:
         lists = {}
         for one in part.split("+"):
             channel, equals, strengths = one.strip().partition("=")
-            if channel not in CHANNELS or not equals or channel in lists:
+            if channel not in NOISE or not equals or channel in lists:
                 _refuse(f"{one.strip()!r} in {text!r}")
             lists[channel] = _strengths(channel, strengths)
         length = max(map(len, lists.values()))
@@ -76,8 +73,9 @@ def _strengths(channel: str, text: str) -> list[float]:
             values = [float(one) for one in text.split("/")]
     except ValueError:
         _refuse(f"{channel}={text}")
-    if not all(0 <= value <= CHANNELS[channel] + 1e-12 for value in values):
-        _refuse(f"{channel}={text}, which goes from 0 to {CHANNELS[channel]:g}")
+    if not all(0 <= value <= NOISE[channel] + 1e-12 for value in values):
+        why = ", where an outcome says nothing of its qubit" if channel == "readout" else ""
+        _refuse(f"{channel}={text}, which goes from 0 to {NOISE[channel]:g}{why}")
     return [float(f"{value:.6g}") for value in values]
 
 

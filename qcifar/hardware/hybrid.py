@@ -28,6 +28,9 @@ from qcifar.quantum.descriptors import QuantumMaps, input_angles
 from qcifar.quantum.layer import QuantumLayer, circuit_name
 
 CALIBRATION_IMAGES = 512  # of the training set, for what mitigation has to fit
+# For `load`: whatever ran the circuits in training, a device that may be slow or paid for, is not needed here, and
+# making it ready already executes circuits.
+INSTEAD = {"quantum_device": "fast", "diff_method": "backprop", "quantum_noise": "none", "shots": 0}
 EXPECTED = (
     "expected the head with CONTROL quantum, product or frozen, or the channels with quantum, product or shuffled"
 )
@@ -59,7 +62,7 @@ def read_hybrid(run: FinishedRun, it: Prepared, images: int) -> Hybrid:
     """Run the classical part of a run on its first test images.
 
     Args:
-        it: the run as its script prepares it, with the weights of its best epoch.
+        it: the run as its script prepares it with `INSTEAD`, with the weights of its best epoch.
         images: K; 0 takes all.
 
     Raises:

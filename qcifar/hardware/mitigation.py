@@ -7,26 +7,23 @@ import numpy as np
 import torch
 
 from qcifar.errors import InputError
-from qcifar.hardware.noise import NoiseModel
 
 
-def invert_readout(frequencies: torch.Tensor, noise: NoiseModel, qubits: Sequence[int] | None = None) -> torch.Tensor:
+def invert_readout(frequencies: torch.Tensor, confusions: Sequence[np.ndarray]) -> torch.Tensor:
     """Frequencies (B, 2^n) as they would be without readout errors; some may become negative.
 
     The sampling error grows: by 1 / (1 - 2 readout) for each qubit of a word.
 
     Args:
-        qubits: by wire, what the noise model calls them; 0 to n - 1 by default.
+        confusions: (2, 2) of each wire, see `NoiseModel.confusion`.
 
     Raises:
         InputError: outcomes that say nothing of a qubit, as at a readout error of 1/2.
     """
-    n = frequencies.shape[1].bit_length() - 1
     values = frequencies.double()
-    for place, qubit in enumerate(range(n) if qubits is None else qubits):
-        confusion = noise.confusion(qubit)
+    for place, confusion in enumerate(confusions):
         if abs(np.linalg.det(confusion)) < 1e-6:
-            raise InputError(f"readout errors of qubit {qubit} cannot be inverted: its outcomes say nothing of it")
+            raise InputError(f"readout errors of qubit {place} cannot be inverted: its outcomes say nothing of it")
         inverse = torch.from_numpy(np.linalg.inv(confusion)).to(values)
         grid = values.view(len(values), 2**place, 2, -1)
         values = torch.einsum("ij,bljr->blir", inverse, grid).reshape(values.shape)

@@ -6,7 +6,7 @@ from pathlib import Path
 from qcifar.experiment.finished import FinishedRun
 from qcifar.experiment.identity import git_commit
 from qcifar.files import read_json, write_json
-from qcifar.hardware.scores import where_it_ends
+from qcifar.hardware.scores import no_end, where_it_ends
 from qcifar.results import fingerprint_of
 
 FILE = Path("hardware") / "results.json"
@@ -51,9 +51,13 @@ def ends_of(entries: list[dict]) -> dict[str, dict]:
             key=lambda one: one["strength"],
         )
         ideal = next((one for one in entries if one["mode"] == "ideal" and one["images"] == images), None)
-        base = ideal and ideal["scores"]["against_baseline"]
-        if base and all(one["scores"]["against_baseline"] for one in rows):
-            strengths = [one["strength"] for one in rows]
-            differences = [one["scores"]["against_baseline"]["difference"] for one in rows]
-            found[f"{sweep}, {images} images"] = where_it_ends(strengths, differences, base)
+        against = [one["scores"]["against_baseline"] for one in rows]
+        if ideal is None:
+            end = no_end("the ideal circuits were not computed on these images")
+        elif all(against) and ideal["scores"]["against_baseline"]:
+            end = where_it_ends([one["strength"] for one in rows], against, ideal["scores"]["against_baseline"])
+        else:
+            reasons = [one["no_baseline"] for one in (ideal, *rows) if one.get("no_baseline")]
+            end = no_end(f"not known: {reasons[0] if reasons else 'no run of the baseline was compared with'}")
+        found[f"{sweep}, {images} images"] = end
     return found

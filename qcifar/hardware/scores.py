@@ -9,22 +9,39 @@ from scipy import stats
 Z = stats.norm.ppf(0.975)
 
 
-def wilson(right: float, n: int) -> list[float]:
-    """95 % interval of a share, in [0, 1] (Wilson 1927): `right` of `n`, a mean over repeats need not be whole."""
-    share, extra = right / n, Z**2 / n
+def accuracy_interval(right: np.ndarray) -> list[float]:
+    """95 % interval of an accuracy, in [0, 1]: other images, and other shots where there are repeats (Wilson 1927).
+
+    Args:
+        right: (R, K) bool, of R repeats. An image that some repeats have right counts with its share of them, so the
+            shares vary less between images than ones and zeros do. As many images of ones and zeros as would give this
+            precision stand in Wilson's formula: K for one repeat, K R at most.
+    """
+    shares = right.mean(0)
+    share, spread, (repeats, images) = float(shares.mean()), float(shares.var()), right.shape
+    n = images * min(repeats, share * (1 - share) / spread) if spread else images
+    extra = Z**2 / n
     middle = (share + extra / 2) / (1 + extra)
     half = Z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
     return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
-def paired_interval(fixed: float, broken: float, n: int) -> list[float]:
-    """95 % interval of (fixed - broken)/n, a difference of two accuracies on the same n images, in [-1, 1].
+def paired_interval(differences: np.ndarray) -> list[float]:
+    """95 % interval of the mean of (K,) differences, each in [-1, 1], of two accuracies on the same images.
 
-    Bonett and Price (2012): one image more of each kind, so that none that changed is not taken for certainty.
+    Each is a mean over repeats, and what they vary by from image to image holds what the shots add to it. So the
+    interval is for other images and other shots: for the difference that is expected over the shots, and not for that
+    of one evaluation more, which varies more.
+
+    Two images more, one for the better and one for the worse, so that few changes are not taken for certainty. Their
+    mean square is that of the changes that there are and of one whole one: where few change, a whole change may
+    only have been missed. With one repeat this is the interval of Bonett and Price (2012).
     """
-    more, less = (fixed + 1) / (n + 2), (broken + 1) / (n + 2)
-    half = Z * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
-    return [max(-1.0, more - less - half), min(1.0, more - less + half)]
+    n, square = len(differences) + 2, float(np.square(differences).sum())
+    changed = int(np.count_nonzero(differences))
+    mean, size = float(differences.sum()) / n, (square + 1) / (changed + 1)
+    half = Z * math.sqrt(((square + 2 * size) / n - mean**2) / n)
+    return [max(-1.0, mean - half), min(1.0, mean + half)]
 
 
 def against(right: np.ndarray, reference: np.ndarray) -> dict:
@@ -35,15 +52,15 @@ def against(right: np.ndarray, reference: np.ndarray) -> dict:
         reference: (K,) bool.
 
     Returns:
-        {"difference", "interval"} in percentage points, {"fixed", "broken"} images, means over the repeats, and
-        {"p"}: exact McNemar of the first repeat.
+        {"difference", "interval"} in percentage points, see `paired_interval`; {"fixed", "broken"} images, means over
+        the repeats; and {"p"}: exact McNemar of the first repeat.
     """
     n = len(reference)
     fixed, broken = (right & ~reference).sum(1), (~right & reference).sum(1)
     first = int(fixed[0]), int(fixed[0] + broken[0])
     return {
         "difference": 100 * float((fixed - broken).mean()) / n + 0.0,  # no -0
-        "interval": [100 * end for end in paired_interval(fixed.mean(), broken.mean(), n)],
+        "interval": [100 * end for end in paired_interval(right.mean(0) - reference)],
         "fixed": _number(fixed.mean()),
         "broken": _number(broken.mean()),
         "p": float(stats.binomtest(*first).pvalue) if first[1] else 1.0,
@@ -79,16 +96,17 @@ class Scorer:
             repeats: of each repeat, the values (K, outputs) of each circuit.
 
         Returns:
-            `top1` in [0, 1], mean over repeats, with `interval` (95 %, Wilson: other images); `top1_repeats` and their
-            `standard_error`; `against_ideal` and `against_baseline`, see `against`; `rms_values`: root mean square
-            error of the circuits' values; `rms_logits`: of alpha * logits_q, beside its own size `rms_logits_ideal`.
+            `top1` in [0, 1], mean over repeats, with `interval`, see `accuracy_interval`; `top1_repeats` and their
+            `standard_error`: other shots, these images; `against_ideal` and `against_baseline`, see `against`;
+            `rms_values`: root mean square error of the circuits' values; `rms_logits`: of alpha * logits_q, beside its
+            own size `rms_logits_ideal`.
         """
         right = np.stack([self.hybrid.logits(values).argmax(1).numpy() == self.labels for values in repeats])
         top1, count = right.mean(1), len(repeats)
         errors = [(v - i).square().mean().item() for values in repeats for v, i in zip(values, self.ideal, strict=True)]
         found = {
             "top1": float(top1.mean()),
-            "interval": wilson(right.sum(1).mean(), right.shape[1]),
+            "interval": accuracy_interval(right),
             "top1_repeats": [float(one) for one in top1],
             "standard_error": float(top1.std(ddof=1) / math.sqrt(count)) if count > 1 else None,
             "against_ideal": against(right, self.ideal_right),
@@ -104,27 +122,49 @@ class Scorer:
         return found
 
 
-def where_it_ends(strengths: list[float], differences: list[float], ideal: dict) -> dict:
+def where_it_ends(strengths: list[float], against: list[dict], ideal: dict) -> dict:
     """At which strength of noise what the run has over the baseline is gone.
 
     Args:
         strengths: of a sweep, rising.
-        differences: from the baseline at each, percentage points.
-        ideal: `against` the baseline without noise.
+        against: `against` the baseline at each.
+        ideal: the same without noise.
 
     Returns:
-        {"strength": a number or None, "why": words}. Between two strengths, on a line in the logarithm of the strength.
+        {"strength": a number or None, "interval": [low, high] or None, "why": words}. Between two strengths, on a line
+        in the logarithm of the strength. The interval (95 %, other images) holds the strengths at which that of the
+        difference holds 0: from where its lower end is gone (0 = without noise, or somewhere below the smallest
+        strength) to where its upper end is (None = beyond the largest strength). None where it never holds 0.
     """
     if ideal["difference"] <= 0:
-        return {"strength": None, "why": "the ideal circuits are not better than the baseline on these images"}
-    sure = "" if ideal["interval"][0] > 0 else "; without noise its interval holds 0 already"
+        return no_end("the ideal circuits are not better than the baseline on these images")
+    at, why = _crossing(strengths, [one["difference"] for one in against])
+    low, _ = _crossing(strengths, [one["interval"][0] for one in against])
+    high, _ = _crossing(strengths, [one["interval"][1] for one in against])
+    if low is None:  # at no strength does the interval of the difference hold 0
+        return {"strength": at, "interval": None, "why": f"{why}, nor is it uncertain there"}
+    if ideal["interval"][0] <= 0:
+        low, why = 0.0, f"{why}; without noise its interval holds 0 already"
+    elif low == min((one for one in strengths if one > 0), default=0.0):  # where below it is not known
+        low = 0.0
+    shown = "beyond the largest strength" if high is None else f"{high:.3g}"
+    return {"strength": at, "interval": [low, high], "why": f"{why}; 95 %, other images: from {low:.3g} to {shown}"}
+
+
+def no_end(why: str) -> dict:
+    """What `where_it_ends` returns where there is nothing to find."""
+    return {"strength": None, "interval": None, "why": why}
+
+
+def _crossing(strengths: list[float], values: list[float]) -> tuple[float | None, str]:
+    """The strength from which `values` are no longer above 0, and where it lies, in words."""
     before = None
-    for strength, difference in zip(strengths, differences, strict=True):
-        if difference <= 0:
+    for strength, value in zip(strengths, values, strict=True):
+        if value <= 0:
             if before is None or before[0] <= 0 or strength <= 0:
-                return {"strength": strength, "why": f"gone at the smallest strength that was tried{sure}"}
-            part = before[1] / (before[1] - difference)
+                return strength, "gone at the smallest strength that was tried"
+            part = before[1] / (before[1] - value)
             at = math.exp(math.log(before[0]) + part * (math.log(strength) - math.log(before[0])))
-            return {"strength": at, "why": f"between {before[0]:.3g} and {strength:.3g}{sure}"}
-        before = strength, difference
-    return {"strength": None, "why": f"not gone at the largest strength that was tried{sure}"}
+            return at, f"between {before[0]:.3g} and {strength:.3g}"
+        before = strength, value
+    return None, "not gone at the largest strength that was tried"

@@ -5,6 +5,7 @@ Credentials are those that Qiskit keeps (`QiskitRuntimeService.save_account`); n
 """
 
 import contextlib
+import difflib
 import io
 import json
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class Runtime:
         except Exception as error:
             known = ""
             with contextlib.suppress(Exception):
-                known = "; expected one of " + ", ".join(sorted(one.name for one in self.service.backends()))
+                names = sorted(one.name for one in self.service.backends())
+                near = difflib.get_close_matches(name, names, n=1)
+                known = f"; did you mean {near[0]}?" if near else "; expected one of " + ", ".join(names)
             raise InputError(f"BACKEND (--backend): no {name}: {describe(error)}{known}") from None
 
     def transpiled(self, circuit: Portable):

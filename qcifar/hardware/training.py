@@ -15,6 +15,7 @@ from torch import nn
 from qcifar import distributed
 from qcifar.errors import InputError, describe
 from qcifar.hardware.engine import NoisyCircuit, refuse_too_wide
+from qcifar.hardware.gates import along_z
 from qcifar.hardware.noise import NoiseModel
 from qcifar.quantum.layer import stack_values
 from qcifar.quantum.runner import OneByOne
@@ -126,13 +127,23 @@ def under_noise(runner: Callable, circuit: Callable, weight_shape: tuple[int, ..
     if cfg.quantum_device != "fast":
         made = SampledOnDevice(circuit, cfg.quantum_device, cfg.n_qubits, cfg.shots, cfg.seed)
     else:
-        _refuse_other_values(NoisyCircuit(circuit, cfg.n_qubits), runner, cfg.n_qubits, weight_shape)
-        made = NoisyCircuit(circuit, cfg.n_qubits, noise, torch.float32)
+        read = _along_z(circuit, cfg.n_qubits, weight_shape, noise)
+        _refuse_other_values(NoisyCircuit(read, cfg.n_qubits), runner, cfg.n_qubits, weight_shape)
+        made = NoisyCircuit(read, cfg.n_qubits, noise, torch.float32)
         made.check_memory(torch.zeros(cfg.batch_size, cfg.n_qubits), torch.zeros(weight_shape, requires_grad=True))
         if cfg.shots:
             made = Sampled(made, cfg.shots, cfg.seed)
     made.outside = runner.outside
     return made
+
+
+def _along_z(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...], noise: NoiseModel | None) -> Callable:
+    """`circuit` with the turns before a measurement along X or Y as gates, noisy as in `evaluate_hardware.py`.
+
+    Raises:
+        InputError: there is noise, and a qubit is read along several axes: each way of measuring has turns of its own.
+    """
+    return circuit if noise is None else along_z(circuit, n_qubits, weight_shape)
 
 
 def start_epoch(module: nn.Module, epoch: int) -> None:

@@ -3,8 +3,10 @@
 Only this file and `service.py` import them, and only when they are called.
 """
 
+import difflib
 import importlib
 import io
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -58,15 +60,28 @@ def two_qubit_gates(circuit) -> int:
     return sum(len(one.qubits) == 2 and one.operation.name not in ("barrier", "measure") for one in circuit.data)
 
 
-def fake_backend(name: str):
-    """A chip as qiskit-ibm-runtime remembers it: coupling map, basis, calibration. Raises `InputError`."""
+def chip_class(name: str) -> type:
+    """What makes a chip as qiskit-ibm-runtime remembers it, which takes seconds. Raises `InputError`."""
     provider = needed("qiskit_ibm_runtime.fake_provider")
     known = {n for n in dir(provider) if n.startswith("Fake") and not n.startswith("FakeProvider")}
     known = {n for n in known if isinstance(getattr(provider, n), type)}
     if name not in known:
-        near = ", ".join(sorted(known)[:6])
-        raise InputError(f"FAKE_BACKEND (--fake-backend): no chip {name}; expected one of {len(known)}: {near}, ...")
-    return getattr(provider, name)()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known)[:6])}, ..."
+        raise InputError(f"FAKE_BACKEND (--fake-backend): no chip {name} among {len(known)}; {hint}")
+    return getattr(provider, name)
+
+
+def readout_errors(backend, qubits: Sequence[int]) -> list[list[float]] | None:
+    """Of each qubit [probability of reading 1 for a 0, 0 for a 1], as the backend was calibrated; None: not known."""
+    try:
+        calibrated = backend.properties() if hasattr(backend, "properties") else None
+        if calibrated is not None:
+            names = ("prob_meas1_prep0", "prob_meas0_prep1")
+            return [[float(calibrated.qubit_property(qubit, name)[0]) for name in names] for qubit in qubits]
+        return [[float(backend.target["measure"][(qubit,)].error)] * 2 for qubit in qubits]
+    except Exception:  # what a backend says of itself, or not, is its own
+        return None
 
 
 def transpiled(circuit: Portable, backend, seeds: int = SEEDS, seed: int = 0):

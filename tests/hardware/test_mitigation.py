@@ -24,10 +24,10 @@ def test_inverted_readout_errors_are_gone():
     noise = NoiseModel.uniform(depolarizing=0.02, readout=(0.03, 0.08))
     noisy, inputs, weights = head(noise)
     without = NoisyCircuit(noisy.func, 3, NoiseModel.uniform(depolarizing=0.02))
-    corrected = expvals_from(invert_readout(noisy.probabilities(inputs, weights), noise), WORDS)
+    corrected = expvals_from(invert_readout(noisy.probabilities(inputs, weights), noise.confusions(range(3))), WORDS)
     assert torch.allclose(corrected, without(inputs, weights), atol=1e-12)
     with pytest.raises(InputError, match="qubit 0 cannot be inverted"):
-        invert_readout(noisy.probabilities(inputs, weights), NoiseModel.uniform(readout=0.5))
+        invert_readout(noisy.probabilities(inputs, weights), NoiseModel.uniform(readout=0.5).confusions(range(3)))
 
 
 def test_a_rescale_fitted_on_some_images_mends_others():

@@ -104,9 +104,10 @@ def test_noise_as_text():
     [
         ("depolarising=0.1", "unknown noise 'depolarising'; did you mean depolarizing?"),
         ("", "unknown noise ''; none, or name=number"),
-        ("readout", "expected readout=<number from 0 to 1>, got ''"),
-        ("readout=2", "expected readout=<number from 0 to 1>, got '2'"),
-        ("readout=nan", "expected readout=<number from 0 to 1>, got 'nan'"),
+        ("readout", "expected readout=<number from 0 to 0.5>, got ''"),
+        ("readout=2", "expected readout=<number from 0 to 0.5>, got '2'"),
+        ("readout=nan", "expected readout=<number from 0 to 0.5>, got 'nan'"),
+        ("readout=0.6", "number from 0 to 0.5>, got '0.6'; at 0.5 an outcome says nothing of its qubit"),
         ("readout=0.1,readout=0.2", "readout is given twice"),
     ],
 )

@@ -1,7 +1,10 @@
 """Training under noise and with shots: repeatable to the bit, right on average, refused where it makes no sense."""
 
 import copy
+import functools
+from types import SimpleNamespace
 
+import pennylane as qml
 import pytest
 import torch
 
@@ -9,9 +12,13 @@ import DLfunctions
 from cifar100_hybrid_Qhead import make_circuit
 from qcifar.errors import InputError
 from qcifar.hardware.engine import NoisyCircuit
+from qcifar.hardware.evaluate import _under_noise
+from qcifar.hardware.gates import along_z
+from qcifar.hardware.hybrid import Circuit
 from qcifar.hardware.noise import NoiseModel
-from qcifar.hardware.training import Sampled, SampledOnDevice, start_epoch
+from qcifar.hardware.training import Sampled, SampledOnDevice, start_epoch, under_noise
 from qcifar.quantum.layer import QuantumLayer
+from qcifar.quantum.runner import make_runner
 from qcifar.streams import seed_torch
 from tests.helpers.scripts import Killed, assert_same, dying_after, prepare, run, stored
 
@@ -85,6 +92,36 @@ def test_shots_on_a_device_are_repeatable_and_right():
     assert (torch.autograd.grad(exact(inputs).sum(), exact.weights)[0] - gradient).abs().max() < 0.5
     with pytest.raises(InputError, match="SHOTS 400 on QUANTUM_DEVICE no.such: .*a device that takes a seed"):
         SampledOnDevice(circuit, "no.such", 2, 400, 3)
+
+
+def x_and_y(angles, weights, other=None):
+    qml.AngleEmbedding(angles, wires=range(2))
+    qml.RY(weights[0], wires=0)
+    qml.CNOT(wires=[0, 1])
+    return [qml.expval(qml.X(0)), qml.expval(other or qml.Y(1))]
+
+
+def in_training(circuit, noise):
+    cfg = SimpleNamespace(quantum_noise=noise, quantum_device="fast", n_qubits=2, shots=0, seed=0, batch_size=4)
+    return under_noise(make_runner(circuit, "fast", 2, (1,), "backprop"), circuit, (1,), cfg)
+
+
+def test_turns_before_a_measurement_are_as_noisy_in_training_as_in_evaluation():
+    inputs, weights = torch.linspace(-2, 2, 8, dtype=torch.float64).view(4, 2), torch.tensor([0.7], dtype=torch.float64)
+    circuit = Circuit("both", along_z(lambda angles: x_and_y(angles, weights), 2), 2, inputs, inputs)
+    strengths = {"depolarizing": 0.1, "readout": 0.02}
+    evaluated, _ = _under_noise(SimpleNamespace(mitigate=False), circuit, strengths)
+    trained = in_training(x_and_y, "depolarizing=0.1,readout=0.02")(inputs, weights)
+    assert torch.allclose(trained.double(), evaluated, atol=1e-6)
+    silent = NoisyCircuit(x_and_y, 2, NoiseModel.uniform(**strengths))(inputs, weights)  # its turns are no gates
+    assert not torch.allclose(silent, evaluated, atol=1e-3)
+
+
+def test_noise_on_several_ways_of_measuring_is_refused_as_in_evaluation():
+    several = functools.partial(x_and_y, other=qml.Z(0))
+    with pytest.raises(InputError, match="wire 0 is read along X and Z; expected values that one way of measuring"):
+        in_training(several, "depolarizing=0.1")
+    assert in_training(several, "none")(torch.zeros(1, 2), torch.zeros(1)).shape == (1, 2)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.hardware
 qiskit = pytest.importorskip("qiskit")
 pytest.importorskip("qiskit_aer")
 pytest.importorskip("qiskit_ibm_runtime")
+from tests.helpers.runtime_double import PLACES, WRONG  # noqa: E402  needs Qiskit
 
 
 @functools.cache
@@ -97,7 +98,7 @@ def test_counts_are_in_pennylanes_order_and_aer_without_noise_is_default_qubit(n
 
 @pytest.fixture(scope="module")
 def manila():
-    return with_qiskit.fake_backend("FakeManilaV2")
+    return with_qiskit.chip_class("FakeManilaV2")()
 
 
 @pytest.mark.parametrize("name", ["head", "texture"])
@@ -123,8 +124,9 @@ def test_the_same_seeds_give_a_circuit_of_the_same_size(manila):
 
 
 def test_chips_that_are_unknown_or_too_small(manila):
-    with pytest.raises(InputError, match=r"no chip FakeNowhere; expected one of \d+: Fake"):
-        with_qiskit.fake_backend("FakeNowhere")
+    for name, hint in (("FakeManila9", r"did you mean FakeManilaV2\?"), ("nowhere", r"expected one of Fake\w+, ")):
+        with pytest.raises(InputError, match=rf"no chip {name} among \d+; {hint}"):
+            with_qiskit.chip_class(name)
 
     def wide(angles):
         for wire in range(6):
@@ -153,7 +155,7 @@ def call(head, capsys, monkeypatch):
     def called(*argv, step=(), dies=None):
         command = [*step, str(head), "--torch-device", "cpu", *argv]
         if dies is not None:  # in a process of its own
-            environment = os.environ | {"QCIFAR_DOUBLE_DIES_WITH": str(dies), "OMP_NUM_THREADS": "1"}
+            environment = os.environ | {"QCIFAR_DOUBLE_DIES": dies, "OMP_NUM_THREADS": "1"}
             code = "import sys, tests.helpers.scripts, evaluate_hardware; evaluate_hardware.main(sys.argv[1:])"
             program = [sys.executable, "-c", code, *command]  # the helpers know the small network of the run
             return subprocess.run(program, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True).returncode
@@ -180,6 +182,9 @@ def test_a_fake_backend_exact_with_shots_and_checked_by_aer(call, head):
     exact, drawn = entry(head, "fake", 0), entry(head, "fake", 100)
     assert 0 < exact["scores"]["rms_values"] < drawn["scores"]["rms_values"]
     assert exact["mitigated"]["readout"]["rms_values"] < exact["scores"]["rms_values"]
+    assert drawn["mitigated"].keys() == exact["mitigated"].keys() == {"rescaled", "readout"}
+    assert drawn["mitigated"]["rescaled"]["rms_values"] < drawn["scores"]["rms_values"]
+    assert len(drawn["mitigated"]["readout"]["top1_repeats"]) == 10
     (details,) = exact["details"]
     assert details["aer"]["p"] > 1e-4 and details["two_qubit_gates"] > 0 and details["layout"]
 
@@ -196,7 +201,7 @@ def test_jobs_through_a_killed_process_a_failed_a_short_and_a_waiting_job(call, 
     assert "at least 1 s of QPU time" in said and not list(stored())
     status, said = use()
     assert status == 2 and "--yes agrees to the cost" in said
-    assert use("--yes", "--batch", dies=1) == -signal.SIGKILL  # the service has job 1, and its id is lost
+    assert use("--yes", "--batch", dies="submitted 1") == -signal.SIGKILL  # the service has job 1, and its id is lost
     (tmp_path / "behaviour.json").write_text('{"0": "too long", "1": "short", "2": "waits"}')
     status, said = use("--yes")
     assert status == 3 and "found by their tags: 1 job(s) whose ids were lost" in said
@@ -212,12 +217,49 @@ def test_jobs_through_a_killed_process_a_failed_a_short_and_a_waiting_job(call, 
     assert status == 0, said
     assert len(list(stored())) == 5
     found = entry(head, "backend", 200)
-    assert 0.02 < found["scores"]["rms_values"] < 0.1 and len(found["jobs"]) == 3
+    assert 0.05 < found["scores"]["rms_values"] < 0.15 and len(found["jobs"]) == 3
+    assert found["mitigated"].keys() == {"readout"} and found["details"][0]["readout"] == [[WRONG, WRONG]] * 4
     status, said = use(step=["show"])
     assert status == 0 and "3 jobs: 3 finished" in said and "backend double_five" in said
     status, said = call("--backend", "nowhere", *DOUBLE)
     assert status == 2 and said.count("error:") == 1
     assert "BACKEND (--backend): no nowhere: ValueError: No backend matches the criteria nowhere; expected one" in said
+    assert "did you mean generic_backend_5q?" in call("--backend", "generic_backend", *DOUBLE)[1]
+
+
+def test_training_images_are_measured_too_for_the_rescale_on_request(call, head, tmp_path, monkeypatch):
+    monkeypatch.setenv("QCIFAR_DOUBLE", str(tmp_path))
+    argv = "--backend double_five --service tests.helpers.runtime_double --shots 1000 --images 30".split()
+    status, said = call(*argv, "--calibration-images", "40", "--yes")
+    assert status == 0, said
+    assert "30 images and 40 training images, 1 circuit(s), 1,000 shots; to submit: 1 of 1 jobs, 70,000 exec" in said
+    found = entry(head, "backend", 1000)
+    assert found["images"] == 30 and found["mitigated"].keys() == {"rescaled", "readout"}
+    errors = {how: one["rms_values"] for how, one in found["mitigated"].items()}
+    assert max(errors.values()) < 0.95 * found["scores"]["rms_values"], (errors, found["scores"]["rms_values"])
+    status, said = call(*argv, "--calibration-images", "40", step=["show"])
+    assert status == 0 and "30 images, 1 jobs: 1 finished" in said
+
+
+def test_mitigation_of_a_device_takes_training_images_on_request(call, head):
+    status, said = call("--device", "default.qubit", "--shots", "50", "--images", "20", "--repeats", "2",
+                        "--calibration-images", "60")  # fmt: skip
+    assert status == 0, said
+    found = entry(head, "device", 50)
+    assert found["mitigated"]["rescaled"]["rms_values"] < found["scores"]["rms_values"]  # the line is flatter: noise
+
+
+@pytest.mark.slow
+def test_killed_at_any_place_of_the_service_and_started_again():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "tests.helpers.killed_at_the_double"]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 2 * len(PLACES)
+    for one in found:
+        assert one["ended"] == [-signal.SIGKILL, 0], one
+        assert len(one["tags"]) == 3 and len({tag for (tag,) in one["tags"]}) == 3, one  # each was paid for once
 
 
 def test_no_credentials(tmp_path):
