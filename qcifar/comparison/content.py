@@ -18,10 +18,10 @@ CLASSICAL = {
 
 def cards(pairs: list[Pair]) -> list[dict]:
     """One for each comparison: what a reader needs who reads nothing else."""
-    found, names = [], [_name_of(pair) for pair in pairs]
+    found, recipes = [], {(*_name_of(pair), pair.entry["recipe"]) for pair in pairs}
     for pair in pairs:
         entry = pair.entry
-        several = names.count(_name_of(pair)) > 1
+        several = sum(known[:-1] == _name_of(pair) for known in recipes) > 1
         sentences = [entry["why"]]
         for seeds, whose in (
             (entry["branch_off_seeds"], ""),

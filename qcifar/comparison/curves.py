@@ -19,7 +19,8 @@ def curves(series: list[Series]) -> Drawn | None:
     others, cut = first_panels([found for found in known if found[0].colour != MUTED] or first)
     if not others:
         return None
-    figure, axes = panels([one.label for one, _ in others], 1.8)
+    planted = [one.group.first.control == "planted" for one, _ in others]
+    figure, axes = panels([one.label for one, _ in others], 1.8, share_y=not own_scale(planted))
     for (one, lines), ax in zip(others, axes, strict=True):
         beside = [
             found for found in first if found[0].group.first.dataset == one.group.first.dataset and found[0] != one
@@ -29,10 +30,11 @@ def curves(series: list[Series]) -> Drawn | None:
         _runs_and_mean(ax, one, lines)
         ax.autoscale_view()
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    scaled = give_own_scale(axes, planted)
     name_axes(figure, "epoch", "validation top-1 (%)")
     caption = (
         f"Thin: each run. Thick: the mean of the group. Grey: the baseline. "
-        f"{runs_of([one for one, _ in [*first, *others]])}{cut}"
+        f"{runs_of([one for one, _ in [*first, *others]])}{scaled}{cut}"
     )
     ends = "; ".join(f"{one.label} {_mean(lines)[-1][1]:.1f} %" for one, lines in [*first, *others] if _mean(lines))
     return finish(figure, "curves", "Learning curves", caption, f"Mean validation top-1 after the last epoch: {ends}")
@@ -48,21 +50,39 @@ def gaps(pairs: list[Pair]) -> Drawn | None:
     known, cut = first_panels(known)
     if not known:
         return None
-    figure, axes = panels([pair.label for pair, _ in known], 1.8)
+    planted = [pair.entry["planted"] for pair, _ in known]
+    figure, axes = panels([pair.label for pair, _ in known], 1.8, share_y=not own_scale(planted))
     for (pair, lines), ax in zip(known, axes, strict=True):
         _runs_and_mean(ax, pair.series, lines)
         ax.axhline(0, color=MUTED, linewidth=1)
         ax.autoscale_view()
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    scaled = give_own_scale(axes, planted)
     name_axes(figure, "epoch", "difference in validation top-1 (points)")
     caption = (
         "The same runs, each minus the baseline of its seed. Thin: each pair. Thick: the mean. Validation "
         "images, which "
-        f"also chose the epoch that was tested: no outcome. {seeds_of([pair for pair, _ in known])}{cut}"
+        f"also chose the epoch that was tested: no outcome. {seeds_of([pair for pair, _ in known])}{scaled}{cut}"
     )
     ends = "; ".join(f"{pair.label} {signed(_mean(lines)[-1][1])}" for pair, lines in known if _mean(lines))
     alt = f"Mean difference in validation top-1 after the last epoch: {ends}"
     return finish(figure, "gaps", "Learning curves minus the baseline", caption, alt)
+
+
+def own_scale(planted: list[bool]) -> bool:
+    """Whether planted effects, which may be any number of times larger than others, need a scale of their own."""
+    return any(planted) and not all(planted)
+
+
+def give_own_scale(axes: list, planted: list[bool]) -> str:
+    """Scale the y axes of all panels alike but those of planted effects; a sentence on it, where there are both."""
+    if not own_scale(planted):
+        return ""
+    others = [ax for ax, is_planted in zip(axes, planted, strict=True) if not is_planted]
+    low, high = (pick(ax.get_ylim()[end] for ax in others) for end, pick in enumerate((min, max)))
+    for ax in others:
+        ax.set_ylim(low, high)
+    return " Panels of planted effects have their own scale."
 
 
 def _column(run: FinishedRun, column: str, factor: float = 1.0) -> dict[float, float]:

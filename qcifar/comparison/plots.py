@@ -1,5 +1,7 @@
 """Figures of what was tested. Each function takes what `series.py` made and returns a `Drawn`, or None without data."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -11,35 +13,36 @@ from qcifar.comparison.series import GRID, INK, MUTED, Pair, key_of, seeds_of
 from qcifar.comparison.words import count, interval, listed, signed
 
 SEEDS_NAMED = 12  # in a panel, while there is room
+FOREST_CHARACTERS = 66  # of a line of text across the forest plot
+LINE = 0.36  # height of one more line of a label there, in rows
 
 
 def forest(pairs: list[Pair]) -> Drawn | None:
-    """Differences with both intervals, against the margin."""
+    """Differences with both intervals, against the margin; planted effects below, on a scale of their own."""
     pairs = [pair for pair in pairs if pair.entry["difference"] is not None]
     if not pairs:
         return None
-    figure = Figure(figsize=(4.9, 0.95 + 0.52 * len(pairs)), layout="constrained")
-    axes = figure.add_subplot()
-    margins = {pair.entry["margin"] for pair in pairs}
-    for row, pair in enumerate(pairs):
-        _forest_row(axes, row, pair)
-    axes.axvline(0, color=INK, linewidth=0.9)
-    reach = max(_reach(pair.entry) for pair in pairs) * 1.06
-    axes.set(xlim=(-reach, reach), ylim=(len(pairs) - 0.3, -0.75), yticks=[])
-    axes.set_xlabel("difference in test top-1 (percentage points)")
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="y", visible=False)
+    blocks = [block for planted in (False, True) if (block := [p for p in pairs if p.entry["planted"] == planted])]
+    labels = [[textwrap.fill(pair.label, FOREST_CHARACTERS) for pair in block] for block in blocks]
+    heights = [sum(1 + LINE * label.count("\n") for label in some) + 1.2 for some in labels]  # of a row without breaks
+    figure = Figure(figsize=(4.9, 0.5 + 0.52 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(blocks), height_ratios=heights, squeeze=False).ravel()
+    for ax, block, some in zip(axes, blocks, labels, strict=True):
+        _forest_block(ax, block, some)
+    axes[-1].set_xlabel("difference in test top-1 (percentage points)")
     lines = [
         Line2D([], [], color=MUTED, linewidth=4.5, label="95 %, other seeds"),
         Line2D([], [], color=MUTED, linewidth=1.2, label="95 %, other seeds and images"),
-        axes.axvspan(0, 0, color=GRID, label="margin"),
+        axes[0].axvspan(0, 0, color=GRID, label="margin"),
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3, handlelength=1.4, columnspacing=1)
+    margins = {pair.entry["margin"] for pair in pairs}
+    own_scale = " Planted effects stand below, on a scale of their own." if len(blocks) > 1 else ""
     caption = (
         f"Each dot is a mean difference to the baseline. {seeds_of(pairs)} Thick: 95 % Student t interval "
         "over seeds (other seeds, these test images). Thin: 95 % with seeds and images crossed (other seeds, other "
         "images of the kind). A dot without a line has one seed. Grey: the margin, "
-        f"±{listed(sorted(margins))} points, inside which runs count as equal."
+        f"±{listed(sorted(margins))} points, inside which runs count as equal.{own_scale}"
     )
     alt = "Differences to the baseline: " + "; ".join(
         f"{pair.label} {signed(pair.entry['difference'])} {interval(pair.entry['interval_seeds'])}" for pair in pairs
@@ -47,7 +50,20 @@ def forest(pairs: list[Pair]) -> Drawn | None:
     return finish(figure, "forest", "Differences to the baseline", caption, alt)
 
 
-def _forest_row(axes, row: int, pair: Pair) -> None:
+def _forest_block(axes, pairs: list[Pair], labels: list[str]) -> None:
+    """Comparisons that share a scale, from top to bottom, symmetric about 0."""
+    row = -1.0
+    for pair, label in zip(pairs, labels, strict=True):
+        row += 1 + LINE * label.count("\n")
+        _forest_row(axes, row, pair, label)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    reach = max(_reach(pair.entry) for pair in pairs) * 1.06
+    axes.set(xlim=(-reach, reach), ylim=(row + 0.5, -0.7), yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+
+
+def _forest_row(axes, row: float, pair: Pair, label: str) -> None:
     entry, colour = pair.entry, pair.series.colour if pair.series else INK
     axes.fill_betweenx([row - 0.5, row + 0.5], -entry["margin"], entry["margin"], color=GRID, alpha=0.55, linewidth=0)
     for bounds, width in ((entry["interval_seeds_images"], 1.2), (entry["interval_seeds"], 4.5)):
@@ -56,10 +72,12 @@ def _forest_row(axes, row: int, pair: Pair) -> None:
     marker = pair.series.marker if pair.series else "o"
     axes.plot([entry["difference"]], [row], marker, color=colour, markersize=7, markeredgecolor="white")
     told = f"{signed(entry['difference'])} {interval(entry['interval_seeds'])}".replace(" –", "")
-    across = axes.get_yaxis_transform()
-    axes.text(0, row - 0.27, pair.label, transform=across, va="bottom", fontsize=8.5)
-    place = {"y": row - 0.27, "va": "bottom"} if len(pair.label) < 44 else {"y": row + 0.12, "va": "top"}
-    axes.text(1, s=told, transform=across, ha="right", fontsize=8.5, **place)
+    # not in the layout, which would make the axes narrower for a long text
+    beside = {"transform": axes.get_yaxis_transform(), "fontsize": 8.5, "in_layout": False}
+    axes.text(0, row - 0.2, label, va="bottom", **beside)
+    last = len(label.rpartition("\n")[2])
+    place = {"y": row - 0.2, "va": "bottom"} if last + len(told) < FOREST_CHARACTERS else {"y": row + 0.1, "va": "top"}
+    axes.text(1, s=told, ha="right", **place, **beside)
 
 
 def _reach(entry: dict) -> float:

@@ -73,7 +73,7 @@ def entry_of(comparisons, script, control, plant):
     (entry,) = [
         one
         for one in comparisons
-        if (one["experiment"], one["control"]) == (SCRIPTS[script], control)
+        if (one["experiment"], one["control"], one["baseline"]) == (SCRIPTS[script], control, BASELINE)
         and [part for part in one["variant"].split(",") if part.startswith("plant=")] == wanted
     ]
     return entry
