@@ -200,6 +200,7 @@ def test_a_planned_twin_stands_beside_the_comparisons_with_the_baseline(tmp_path
     assert all("after Holm over 3" in one["why"] for one in entries if one["verdict"] == "better")
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "against hybrid_qhead control=fourier" in page
+    assert page.count("<h3>hybrid_qhead") == 3 and "(recipe" not in page  # one recipe: its code tells nothing apart
     secondary = page[page.index('<section id="secondary">') : page.index('<section id="limits">')]
     rows = re.findall(r'<th scope="row">(.*?)</th>', secondary)
     assert rows == [name for name in LABELS for _ in OUTCOMES]
