@@ -1,6 +1,7 @@
 """Fixtures: the real data where it stands, small image batches, deterministic torch, and one run of each script."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -22,6 +23,13 @@ def deterministic_torch():
     if "OMP_NUM_THREADS" not in os.environ:  # small tensors: threads that wait for each other cost more than they save
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A background job of a shell ignores SIGINT, and so would the processes that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from tests.helpers.scripts import ROOT, SCRIPTS, SMALL, module_of
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [ROOT / "README.md", ROOT / "studies" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUICK = [*SMALL, "--epochs", "1", "--train-limit", "32", "--eval-limit", "20"]
