@@ -104,7 +104,7 @@ def noise_strengths(given: str) -> dict[str, float]:
             raise ValueError(f"expected {name}=<number from 0 to {NOISE[name]:g}>, got {value!r}{why}")
         if name in strengths:
             raise ValueError(f"{name} is given twice")
-        strengths[name] = strength
+        strengths[name] = strength + 0.0  # no -0
     return strengths
 
 

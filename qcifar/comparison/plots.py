@@ -39,7 +39,8 @@ def forest(pairs: list[Pair]) -> Drawn | None:
     margins = {pair.entry["margin"] for pair in pairs}
     own_scale = " Planted effects stand below, on a scale of their own." if len(blocks) > 1 else ""
     caption = (
-        f"Each dot is a mean difference to the baseline. {seeds_of(pairs)} Thick: 95 % Student t interval "
+        "Each dot is a mean difference to the baseline, or to the twin that is named. "
+        f"{seeds_of(pairs)} Thick: 95 % Student t interval "
         "over seeds (other seeds, these test images). Thin: 95 % with seeds and images crossed (other seeds, other "
         "images of the kind). A dot without a line has one seed. Grey: the margin, "
         f"±{listed(sorted(margins))} points, inside which runs count as equal.{own_scale}"
