@@ -1,8 +1,8 @@
 # make demo       the three scripts on the synthetic set, small, then the verdicts (under 5 minutes on 2 cores)
 # make study      a small part of the study: 18 runs, then the report (under 15 minutes on 2 cores); on CIFAR-100 if
 #                 data/ holds it, else on the synthetic set
-# make test       the quick tests: every module, every script, every bad input; then style. 155 seconds of CPU time in
-#                 each of two processes, so about 3 minutes on 2 idle cores
+# make test       the quick tests: every module, every script, every bad input; then style. 155 to 350 seconds of CPU time in
+#                 each of two processes: 3 to 6 minutes on 2 idle cores
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once
 # make hardware   installs requirements-hardware.txt (Qiskit, Aer, IBM's runtime) and runs the tests that need it

@@ -236,7 +236,7 @@ def change(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
-    """What training changed differs by less than 2 %; on other images it would be by more than half.
+    """What training changed differs by less than 5 %; on other images it would be by more than half.
 
     At a small rate: at the default one Adam makes rounding grow, between one thread and two as well.
     """
@@ -252,7 +252,7 @@ def test_weights_after_twenty_steps_are_those_of_one_process(name, tmp_path):
         caches = sorted(folder.glob("*/descriptors/*.npz"))
         descriptors.append([np.load(path)["qvec"] for path in caches])
     one, two, others = changes
-    assert (two - one).norm() < 0.02 * one.norm() < 0.04 * (others - one).norm()
+    assert (two - one).norm() < 0.05 * one.norm() < 0.1 * (others - one).norm()
     assert results[0]["val_loss"] == pytest.approx(results[1]["val_loss"], abs=1e-4)
     assert (results[0]["processes"], results[1]["processes"]) == (1, 2)
     assert results[0]["recipe"] != results[1]["recipe"]
