@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qcifar.errors import InputError
+from qcifar.errors import InputError, did_you_mean
 
 SAID_OF_SWITCHES = ("true", "false", "yes", "no", "on", "off", "0", "1")  # by people, after a flag that is a switch
 LARGEST = 10**9  # of any whole number: beyond it, nothing here could run
@@ -93,8 +93,7 @@ def noise_strengths(given: str) -> dict[str, float]:
     for part in () if given.strip() == "none" else given.split(","):
         name, _, value = (text.strip() for text in part.partition("="))
         if name not in NOISE:
-            near = difflib.get_close_matches(name, NOISE, n=1)
-            raise ValueError(f"unknown noise {name!r}; " + (f"did you mean {near[0]}?" if near else _NOISE_FORM))
+            raise ValueError(f"unknown noise {name!r}; {did_you_mean(name, NOISE, _NOISE_FORM)}")
         try:
             strength = float(value)
         except ValueError:
@@ -186,8 +185,7 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if unknown and message.startswith("unrecognized"):
             given = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(given, self._option_string_actions, n=1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+            hint = did_you_mean(given, self._option_string_actions, "--help lists the flags")
             message = f"unknown flag {given}; {hint}"
         known = self._option_string_actions.get(message.removeprefix("argument ").split(":")[0].split("/")[0])
         if isinstance(known, argparse.BooleanOptionalAction) and "explicit argument" in message:
@@ -327,12 +325,8 @@ def settings_from_constants(
     _refuse_missing(script, constants, own_rules, experiment)
     for name, comment in constants.items():
         if name not in rules:
-            near = difflib.get_close_matches(name, rules.keys() - constants.keys(), n=1)
-            hint = (
-                f"did you mean {near[0]}?"
-                if near
-                else "give it one in own_rules, or a name in lower case if it is not a setting"
-            )
+            otherwise = "give it one in own_rules, or a name in lower case if it is not a setting"
+            hint = did_you_mean(name, rules.keys() - constants.keys(), otherwise)
             raise InputError(f"{script.name}: the constant {name} has no rule; {hint}")
         default = _as_plain(module_globals[name])
         check(name, default, rules[name])

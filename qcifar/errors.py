@@ -1,6 +1,7 @@
 """The one exception that stands for a mistake the user can correct, and the one place that shows it."""
 
 import contextlib
+import difflib
 import os
 import re
 import signal
@@ -25,6 +26,16 @@ def describe(error: BaseException) -> str:
     """Type and first line of an error that somebody else's code raised, without addresses in memory."""
     lines = re.sub(r" at 0x[0-9a-fA-F]+", "", str(error)).splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def did_you_mean(given: str, known, otherwise: str) -> str:
+    """The end of a message on a name that is none of `known`: the nearest one, or `otherwise`.
+
+    >>> did_you_mean("resnet43", ["resnet34", "vgg11"], "expected a network")
+    'did you mean resnet34?'
+    """
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def stop_in_one_line() -> None:

@@ -12,7 +12,6 @@ and "default".
 
 import ast
 import contextlib
-import difflib
 import functools
 import importlib.util
 import inspect
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import pennylane as qml
 
-from qcifar.errors import InputError, describe
+from qcifar.errors import InputError, describe, did_you_mean
 from qcifar.quantum.checks import circuit_fingerprint, refuse_other_form
 from qcifar.quantum.controls import without_entanglers
 from qcifar.quantum.layer import circuit_name
@@ -161,8 +160,7 @@ def _named(module, path: Path, name: str) -> Callable:
     found = getattr(module, name, None)
     if found is None:
         functions = [key for key, value in vars(module).items() if _is_own_function(value, module)]
-        near = difflib.get_close_matches(name, functions, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(functions[:6]) or 'no function'}"
+        hint = did_you_mean(name, functions, f"it has {', '.join(functions[:6]) or 'no function'}")
         raise InputError(f"{path} has no {name}; {hint}")
     inside = found
     while isinstance(inside, functools.partial):

@@ -4,7 +4,6 @@ Each yields entries of results.json as they are found. The circuits alone are re
 mean for the run's answers.
 """
 
-import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from qcifar.config import NOISE
 from qcifar.device import free_memory
-from qcifar.errors import InputError, describe
+from qcifar.errors import InputError, describe, did_you_mean
 from qcifar.hardware.engine import NoisyCircuit, density_bytes
 from qcifar.hardware.gates import signs_of
 from qcifar.hardware.hybrid import Circuit, Hybrid
@@ -217,10 +216,7 @@ def refuse_unknown_device(name: str) -> None:
     """Raise `InputError` unless a plugin that is installed has a device of this name."""
     known = qml.plugin_devices
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = (
-            f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}, or install its plugin"
-        )
+        hint = did_you_mean(name, known, f"expected one of {', '.join(sorted(known))}, or install its plugin")
         raise InputError(f"DEVICE (--device): no device {name}; {hint}")
 
 

@@ -5,7 +5,7 @@ errors; shots are drawn from them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +42,16 @@ class OnChip:
     made: object  # the transpiled `QuantumCircuit`
     chosen: dict  # see `with_qiskit.transpiled`
 
-    def probabilities(self, noise: NoiseModel, angles: torch.Tensor) -> torch.Tensor:
-        """(K, 2^n) float64, readout errors included."""
+    def under(self, noise: NoiseModel) -> Callable[[torch.Tensor], torch.Tensor]:
+        """From angles (K, n) to outcome probabilities (K, 2^n) float64, readout errors included."""
         symbols = sorted(self.made.parameters, key=lambda parameter: parameter.name)
         noisy = NoisyCircuit.from_qiskit(self.made, noise, inputs=symbols)
-        columns = torch.from_numpy(with_qiskit.in_order(self.made, self.there, self.there.values(angles)))
-        return noisy_probabilities(noisy, columns, with_qiskit.active_qubits(self.made), self.circuit.name)
+
+        def probabilities(angles):
+            columns = torch.from_numpy(with_qiskit.in_order(self.made, self.there, self.there.values(angles)))
+            return noisy_probabilities(noisy, columns, with_qiskit.active_qubits(self.made), self.circuit.name)
+
+        return probabilities
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,13 @@ def chip_of(ev: Evaluation, name: str) -> Chip:
 def on_chip(ev: Evaluation, chip: Chip, shots: list[int], check: str) -> Iterator[dict]:
     """Exact, and with each number of shots."""
     start, noise = time.perf_counter(), NoiseModel.from_qiskit(chip.backend)
-    found = [one.probabilities(noise, one.circuit.angles) for one in chip.parts]
+    runners = [one.under(noise) for one in chip.parts]
+    found = [run(one.circuit.angles) for run, one in zip(runners, chip.parts, strict=True)]
     details = [{"circuit": one.circuit.name, **one.chosen} for one in chip.parts]
     if check == "aer":
         for one, probabilities, detail in zip(chip.parts, found, details, strict=True):
             detail["aer"] = check_with_aer(ev, one, chip.backend, probabilities)
-    taught = [one.probabilities(noise, one.circuit.calibration) for one in chip.parts] if ev.mitigate else []
+    taught = [run(one.circuit.calibration) for run, one in zip(runners, chip.parts, strict=True) if ev.mitigate]
     for count in [0, *(s for s in shots if s)]:
         repeats, mitigated = [], []
         both = zip(draws(ev, found, count, chip.name), draws(ev, taught, count, f"{chip.name}, training"), strict=True)

@@ -5,7 +5,6 @@ Credentials are those that Qiskit keeps (`QiskitRuntimeService.save_account`); n
 """
 
 import contextlib
-import difflib
 import io
 import json
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qcifar.errors import InputError, describe
+from qcifar.errors import InputError, describe, did_you_mean
 from qcifar.files import write_whole
 from qcifar.hardware.gates import Portable
 from qcifar.hardware.jobs import DONE, FAILED, WAITING
@@ -65,8 +64,7 @@ class Runtime:
             known = ""
             with contextlib.suppress(Exception):
                 names = sorted(one.name for one in self.service.backends())
-                near = difflib.get_close_matches(name, names, n=1)
-                known = f"; did you mean {near[0]}?" if near else "; expected one of " + ", ".join(names)
+                known = "; " + did_you_mean(name, names, "expected one of " + ", ".join(names))
             raise InputError(f"BACKEND (--backend): no {name}: {describe(error)}{known}") from None
 
     def transpiled(self, circuit: Portable):

@@ -3,14 +3,13 @@
 Only this file and `service.py` import them, and only when they are called.
 """
 
-import difflib
 import importlib
 import io
 from collections.abc import Sequence
 
 import numpy as np
 
-from qcifar.errors import InputError, describe
+from qcifar.errors import InputError, describe, did_you_mean
 from qcifar.hardware.gates import Portable
 
 INSTALL = "pip install -r requirements-hardware.txt"
@@ -66,8 +65,7 @@ def chip_class(name: str) -> type:
     known = {n for n in dir(provider) if n.startswith("Fake") and not n.startswith("FakeProvider")}
     known = {n for n in known if isinstance(getattr(provider, n), type)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known)[:6])}, ..."
+        hint = did_you_mean(name, known, f"expected one of {', '.join(sorted(known)[:6])}, ...")
         raise InputError(f"FAKE_BACKEND (--fake-backend): no chip {name} among {len(known)}; {hint}")
     return getattr(provider, name)
 

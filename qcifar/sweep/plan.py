@@ -5,7 +5,6 @@ begins with its place: file, table and line.
 """
 
 import contextlib
-import difflib
 import hashlib
 import itertools
 import math
@@ -30,7 +29,7 @@ from qcifar.decided import (
     read_twin,
 )
 from qcifar.declared import ScriptText, read_script
-from qcifar.errors import InputError
+from qcifar.errors import InputError, did_you_mean
 
 KEYS = {
     "": ("title", "run_dir", "decided", "common", "runs"),
@@ -142,11 +141,8 @@ def at(place: str):
 def refuse_unknown(place: str, what: str, given: str, known) -> None:
     """Raise `InputError` unless `given` is one of `known`."""
     if given not in known:
-        near = difflib.get_close_matches(given, known, n=1)
-        raise InputError(
-            f"{place}: unknown {what} {given}; "
-            + (f"did you mean {near[0]}?" if near else "known: " + ", ".join(known))
-        )
+        hint = did_you_mean(given, known, "known: " + ", ".join(known))
+        raise InputError(f"{place}: unknown {what} {given}; {hint}")
 
 
 def read_plan(path: Path, home: Path, run_dir: str = "") -> Plan:
@@ -278,8 +274,8 @@ def script_text(place: str, name: str, home: Path) -> ScriptText:
     file = SHORT.get(name, name)
     found = [folder / file for folder in (home, Path()) if (folder / file).is_file()]
     if not found:
-        near = difflib.get_close_matches(name, [*SHORT, *(path.name for path in home.glob("*.py"))], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(SHORT)} or the name of a file in {home}"
+        known = [*SHORT, *(path.name for path in home.glob("*.py"))]
+        hint = did_you_mean(name, known, f"expected {', '.join(SHORT)} or the name of a file in {home}")
         raise InputError(f"{place}: unknown script {name}; {hint}")
     with at(place):
         text = read_script(found[0])
