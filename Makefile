@@ -1,8 +1,7 @@
 # make demo       the three scripts on the synthetic set, small, then the verdicts (under 5 minutes on 2 cores)
 # make study      a small part of the study: 18 runs, then the report (under 15 minutes on 2 cores); on CIFAR-100 if
 #                 data/ holds it, else on the synthetic set
-# make test       the quick tests: every module, every script, every bad input; then style. 155 to 350 seconds of CPU time in
-#                 each of two processes: 3 to 6 minutes on 2 idle cores
+# make test       the quick tests: every module, every script, every bad input; then style. Two processes of one thread
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once
 # make hardware   installs requirements-hardware.txt (Qiskit, Aer, IBM's runtime) and runs the tests that need it
@@ -11,12 +10,13 @@
 # that has the packages, they use that one.
 
 PYTHON ?= python3
-CONDA := $(shell test -n "$$CONDA_PREFIX" && "$$CONDA_PREFIX/bin/python" -c "import torch, pennylane, pytest" 2>/dev/null && echo "$$CONDA_PREFIX")
+CONDA := $(shell test -n "$$CONDA_PREFIX" && "$$CONDA_PREFIX/bin/python" -c "import torch, pennylane, pytest, xdist" 2>/dev/null && echo "$$CONDA_PREFIX")
 BIN := $(if $(CONDA),$(CONDA)/bin,.venv/bin)
 READY := $(if $(CONDA),,.venv/installed)
 PY := $(BIN)/python
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthetic).toml
+TESTS := $(PY) -m pytest -n 2 --dist loadfile  # a file's tests share what it has prepared
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
 .PHONY: cpu demo study test test-slow test-all hardware lint requirements clean
@@ -34,11 +34,11 @@ study: $(READY)
 	$(PY) compare_runs.py $(basename $(SMALL:studies/%=runs/%)) || test $$? = 3  # 3: something is undecided, as it should be
 
 test: $(READY)
-	$(PY) -m tests.helpers.halves
+	$(TESTS) -m "not slow and not hardware"
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)
-	$(PY) -m pytest -m "slow and not hardware"
+	$(TESTS) -m "slow and not hardware"
 
 test-all: test test-slow
 
