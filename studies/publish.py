@@ -44,6 +44,7 @@ of_result = (
 def line_of(run: FinishedRun) -> dict:
     """What runs.csv says of a run."""
     line = {"experiment": run.experiment, "variant": run.variant, "seed": run.seed, "recipe": run.recipe}
+    line |= {"weights": run.config["identity"].get("WEIGHTS")}  # none, or the hash of the start
     line |= {name: run.result.get(name) for name in of_result}
     line["branch_share"] = run.history[-1].get("branch_share")
     line |= {f"dependence_{name}": value for name, value in (run.result.get("dependence") or {}).items()}

@@ -4,10 +4,12 @@
     for run in runs/noise/cifar100_hybrid_qhead/*/seed*; do
         python evaluate_hardware.py $run --noise depolarizing=0.05
     done
-    python studies/under_noise.py runs/noise
+    python studies/under_noise.py runs/noise studies/noise/under_noise.json
 
-Prints test top-1 of heads that were trained with ideal and with noisy circuits, under both, and for each noise that
-some were trained under the paired difference of the two kinds, with Student's interval over the seeds. Writes nothing.
+Compares test top-1 of heads that were trained under a noise with that of heads trained with ideal circuits, all tested
+under that noise: the plan's margin, Student's interval over its seeds, a verdict as compare_runs.py makes it
+(docs/statistics.md). The same with ideal circuits at test time comes second and is corrected over both. Prints the
+sentences; the second argument, if given, is a file for all numbers (JSON). Exit status 3 if one is undecided.
 """
 
 import sys
@@ -16,76 +18,100 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
-from qcifar.comparison.statistics import sign_flip, t_interval
+from qcifar.comparison.plan import Plan, read_plans
+from qcifar.comparison.verdict import compare_accuracies, decide
 from qcifar.config import canonical_noise, settings_from_constants
 from qcifar.errors import InputError, run_script
-from qcifar.files import read_json
+from qcifar.files import read_json, write_json
 
 own_rules = {}
-arguments = (("folder", None, "run directory of the study, for example runs/noise"),)
-Heads = dict[tuple, dict[str, dict[str, float]]]  # (constants but the noise, seed) -> trained -> tested -> top-1
+arguments = (
+    ("folder", None, "run directory of the study, for example runs/noise"),
+    ("output", "?", "JSON file for all numbers"),
+)
+Tested = dict[str, float]  # noise -> test top-1 in percent
+Heads = dict[str, dict[int, dict[str, Tested]]]  # constants but the noise -> seed -> noise in training
 
 
 def main(argv=None) -> int:
-    heads = found_in(Path(settings_from_constants(globals(), argv, own_rules, arguments).folder))
-    noises = sorted({trained for one in heads.values() for trained in one} - {"none"})
-    lines = [line for noise in noises for line in compared(heads, noise)]
-    if not lines:
-        raise InputError(
-            "no seed has heads trained with and without a noise, both evaluated under it: see the docstring's commands"
+    cfg = settings_from_constants(globals(), argv, own_rules, arguments)
+    plan = plan_of(Path(cfg.folder))
+    heads, images = evaluated(Path(cfg.folder), plan)
+    entries = [entry for kind in sorted(heads) for entry in compared(kind, heads[kind], images, plan["margin"])]
+    for entry in entries:
+        tested = "with ideal circuits" if entry["tested"] == "none" else f"under {entry['tested']}"
+        kind = f"{entry['constants']}, " if len(heads) > 1 else ""
+        print(
+            f"{kind}tested {tested}: trained with ideal circuits {entry['mean_baseline']:.2f} %, under "
+            f"{entry['trained']} {entry['mean']:.2f} %; {entry['difference']:+.2f} points, {entry['verdict']}. "
+            f"{entry['why']}"
         )
-    print("\n".join(lines))
-    return 0
+    if cfg.output:
+        write_json(Path(cfg.output), {"plan": plan["sha256"], "comparisons": entries})
+    return 3 if any(entry["verdict"] == "undecided" for entry in entries) else 0
 
 
-def found_in(folder: Path) -> Heads:
-    """What evaluate_hardware.py found of the heads below `folder`, top-1 in percent."""
-    heads: Heads = defaultdict(dict)
-    paths = sorted(folder.glob("cifar100_hybrid_qhead/**/hardware/results.json"))
-    if not paths:
-        raise InputError(f"{folder}: no head that evaluate_hardware.py evaluated; expected a run directory, runs/noise")
-    for path in paths:
-        constants = dict(read_json(path.parents[1] / "config.json")["constants"])
-        trained, seed = canonical_noise(constants.pop("QUANTUM_NOISE")), constants["SEED"]
-        tested, entries = {}, read_json(path)["entries"]
-        most = max(entry["images"] for entry in entries)
-        for entry in entries:
-            if entry["images"] == most and entry["mode"] in ("ideal", "noise"):
-                channels = entry["channels"] or {}
-                noise = canonical_noise(",".join(f"{n}={s}" for n, s in channels.items()) or "none")
-                tested[noise] = 100 * entry["scores"]["top1"]
-        same = {name: value for name, value in constants.items() if name not in ("SEED", "RUN_DIR", "DATA_DIR")}
-        heads[repr(sorted(same.items())), seed][trained] = tested
-    return heads
+def plan_of(folder: Path) -> Plan:
+    """The one plan that is stored in a run directory."""
+    plans = read_plans([folder])
+    if len(plans) != 1:
+        raise InputError(f"{folder}: expected a run directory with one stored plan, as runs/noise, got {len(plans)}")
+    return plans[0]
 
 
-def compared(heads: Heads, noise: str) -> list[str]:
-    """Lines on the heads that were trained with and without `noise`, tested under it and without it."""
-    lines = []
-    for kind in sorted({kind for kind, _ in heads}):
-        pairs = {seed: one for (k, seed), one in sorted(heads.items()) if k == kind and {"none", noise} <= one.keys()}
-        for tested in (noise, "none"):
-            top1 = np.array(
-                [
-                    [one[trained][tested] for trained in ("none", noise)]
-                    for one in pairs.values()
-                    if all(tested in one[trained] for trained in ("none", noise))
-                ]
-            )  # (seeds, 2)
-            if len(top1) == 0:
-                continue
-            difference = top1[:, 1] - top1[:, 0]
-            interval = t_interval(difference, identical=False)
-            ends = "no interval" if interval is None else f"95 % [{interval.low:+.2f}, {interval.high:+.2f}]"
-            under = "with ideal circuits" if tested == "none" else f"under {tested}"
-            lines.append(
-                f"tested {under}, {len(top1)} seeds: trained with ideal circuits {top1[:, 0].mean():.2f} %, under "
-                f"{noise} {top1[:, 1].mean():.2f} %; difference {difference.mean():+.2f} points, {ends} over seeds, "
-                f"sign flip p {sign_flip(difference):.3g}"
+def evaluated(folder: Path, plan: Plan) -> tuple[Heads, int]:
+    """Test top-1 of all the heads that were planned, and on how many images.
+
+    Raises:
+        InputError: the plan varies no noise; a head was not evaluated under one of its noises, or on fewer images.
+    """
+    jobs = [job for job in plan["jobs"] if "QUANTUM_NOISE" in job["constants"]]
+    noises = {canonical_noise(job["constants"]["QUANTUM_NOISE"]) for job in jobs} | {"none"}
+    if len(noises) < 2:
+        raise InputError(f"{plan.path}: expected heads with QUANTUM_NOISE none and others, see studies/noise.toml")
+    found = {job["folder"]: scores_of(folder / job["folder"]) for job in jobs}
+    images = max((number for scores in found.values() for _, number in scores), default=0)
+    heads: Heads = defaultdict(lambda: defaultdict(dict))
+    for job in jobs:
+        missing = sorted(noises - {noise for noise, number in found[job["folder"]] if number == images})
+        if missing:
+            run = folder / job["folder"]
+            asked = next((noise for noise in missing if noise != "none"), missing[0])
+            whole = f" on all {images} images" if images else ""
+            raise InputError(
+                f"{run}: not evaluated under {asked}{whole}; every planned head must be, first "
+                f"python evaluate_hardware.py {run} --noise {asked}"
             )
-    return lines
+        kind = {name: value for name, value in job["constants"].items() if name != "QUANTUM_NOISE"}
+        tested = {noise: found[job["folder"]][noise, images] for noise in noises}
+        heads[str(kind)][job["seed"]][canonical_noise(job["constants"]["QUANTUM_NOISE"])] = tested
+    return heads, images
+
+
+def scores_of(run: Path) -> dict[tuple[str, int], float]:
+    """(noise, images) -> top-1 in percent, of all that evaluate_hardware.py found exactly; nothing if it never ran."""
+    path = run / "hardware" / "results.json"
+    entries = read_json(path)["entries"] if path.exists() else []
+    scores = {}
+    for entry in entries:
+        if entry["mode"] in ("ideal", "noise"):
+            channels = ",".join(f"{name}={strength}" for name, strength in (entry["channels"] or {}).items())
+            scores[canonical_noise(channels or "none"), entry["images"]] = 100 * entry["scores"]["top1"]
+    return scores
+
+
+def compared(kind: str, seeds: dict[int, dict[str, Tested]], images: int, margin: float) -> list[dict]:
+    """For each noise in training two entries of `qcifar.comparison.verdict.decide`: tested under it, and without."""
+    found = []
+    for noise in sorted({trained for one in seeds.values() for trained in one} - {"none"}):
+        pairs = {seed: one for seed, one in sorted(seeds.items()) if {noise, "none"} <= one.keys()}
+        entries = []
+        for tested in (noise, "none"):
+            ours, theirs = ([one[trained][tested] for one in pairs.values()] for trained in (noise, "none"))
+            entry = compare_accuracies(ours, theirs, list(pairs), images, margin)
+            entries.append(entry | {"constants": kind, "trained": noise, "tested": tested})
+        found += decide(entries, [True, False])
+    return found
 
 
 if __name__ == "__main__":

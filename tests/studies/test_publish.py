@@ -57,7 +57,10 @@ def test_everything_is_there_and_small(study):
     with (folder / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9 and {row["seed"] for row in rows} == {"0", "1", "2"}
-    assert float(rows[0]["test_top1"]) == 0.8
+    assert (
+        float(rows[0]["test_top1"]) == 0.8
+        and rows[0]["weights"] == read_run(top / HEAD / "seed0").config["identity"]["WEIGHTS"]
+    )
 
 
 def test_predictions_are_those_of_the_runs(study):

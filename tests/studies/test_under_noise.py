@@ -4,48 +4,73 @@ import pytest
 from scipy import stats
 
 from qcifar.errors import InputError
-from qcifar.files import write_json
+from qcifar.files import read_json, write_json
 from qcifar.sweep.plan import read_plan
+from qcifar.sweep.store import Sweep, store
 from studies import under_noise
 from tests.helpers import ROOT
 
 NOISE = "depolarizing=0.05"
+GAINS = (0.01, 0.02, 0.03, 0.02, 0.02, 0.01)
 
 
-def write(top, trained, seed, ideal, noisy):
-    folder = top / "cifar100_hybrid_qhead" / f"quantum_noise={trained}" / f"seed{seed}"
-    (folder / "hardware").mkdir(parents=True)
-    write_json(folder / "config.json", {"constants": {"SEED": seed, "QUANTUM_NOISE": trained, "RUN_DIR": str(top)}})
+@pytest.fixture
+def top(tmp_path):
+    """The run directory of studies/noise.toml with its plan stored; no run yet."""
+    top = tmp_path / "noise"
+    store(Sweep(read_plan(ROOT / "studies" / "noise.toml", ROOT, top), ROOT, 1))
+    return top
+
+
+def evaluate(top, gains=GAINS):
+    """The heads of `top` as evaluate_hardware.py leaves them; noise in training gains so much under noise."""
+    for job in read_json(top / "plans" / "noise.json")["jobs"]:
+        if "QUANTUM_NOISE" in job["constants"]:
+            noisy = job["constants"]["QUANTUM_NOISE"] != "none"
+            gain = gains[job["seed"]] if noisy else 0
+            write(top / job["folder"], [("ideal", None, 9, 0.3 - 0.01 * noisy), ("noise", 0.05, 9, 0.2 + gain)])
+
+
+def write(folder, found):
+    (folder / "hardware").mkdir(parents=True, exist_ok=True)
     entries = [
-        {"mode": "ideal", "images": 9, "channels": None, "scores": {"top1": ideal}},
-        {"mode": "noise", "images": 9, "channels": {"depolarizing": 0.05}, "scores": {"top1": noisy}},
-        {"mode": "noise", "images": 5, "channels": {"depolarizing": 0.05}, "scores": {"top1": 0.0}},  # of fewer images
+        {"mode": mode, "images": n, "channels": p and {"depolarizing": p}, "scores": {"top1": top1}}
+        for mode, p, n, top1 in [*found, ("noise", 0.05, 5, 0.0)]  # and once on fewer images
     ]
     write_json(folder / "hardware" / "results.json", {"entries": entries})
 
 
-def test_kinds_are_paired_by_seed(tmp_path, capsys):
-    gains = (0.01, 0.02, 0.03, 0.02)
-    for seed, gain in enumerate(gains):
-        write(tmp_path, "none", seed, 0.30, 0.20)
-        write(tmp_path, "depolarizing=0.050", seed, 0.29, 0.20 + gain)
-    write(tmp_path, "none", 9, 0.9, 0.9)  # without a partner
-    assert under_noise.main([str(tmp_path)]) == 0
+def test_kinds_are_paired_by_seed(top, tmp_path, capsys):
+    evaluate(top)
+    assert under_noise.main([str(top), str(tmp_path / "found.json")]) == 3  # no spread with ideal circuits
     noisy, ideal = capsys.readouterr().out.splitlines()
-    low, high = stats.ttest_1samp([100 * gain for gain in gains], 0).confidence_interval()
-    assert noisy == (
-        f"tested under {NOISE}, 4 seeds: trained with ideal circuits 20.00 %, under {NOISE} 22.00 %; difference "
-        f"+2.00 points, 95 % [{low:+.2f}, {high:+.2f}] over seeds, sign flip p 0.125"
+    low, high = stats.ttest_1samp([100 * gain for gain in GAINS], 0).confidence_interval()
+    assert noisy.startswith(
+        f"tested under {NOISE}: trained with ideal circuits 20.00 %, under {NOISE} 21.83 %; +1.83 points, better. "
+        f"Better, by more than the margin of 0.5 points: +1.83 points, [{low:+.2f}, {high:+.2f}] for other seeds"
     )
-    assert "tested with ideal circuits, 4 seeds" in ideal and "-1.00 points, no interval" in ideal
+    assert "tested with ideal circuits: trained with ideal circuits 30.00 %" in ideal and "-1.00 points, undec" in ideal
+    first, second = read_json(tmp_path / "found.json")["comparisons"]
+    assert first["interval_seeds"] == pytest.approx([low, high]) and first["verdict"] == "better"
+    assert first["p_holm"] == first["p_t"] and second["tested"] == "none"  # the question is not corrected for the rest
 
 
-def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(InputError, match="no head that evaluate_hardware.py evaluated"):
+def test_every_planned_head_must_be_evaluated(top, tmp_path):
+    with pytest.raises(InputError, match=r"not evaluated under depolarizing=0.05; .* --noise depolarizing=0.05$"):
+        under_noise.main([str(top)])
+    evaluate(top)
+    job = [job for job in read_json(top / "plans" / "noise.json")["jobs"] if "QUANTUM_NOISE" in job["constants"]][-1]
+    write(top / job["folder"], [("ideal", None, 9, 0.3)])  # under noise on five of nine images only
+    with pytest.raises(InputError, match=f"{job['folder']}: not evaluated under {NOISE} on all 9 images"):
+        under_noise.main([str(top)])
+
+
+def test_a_folder_without_such_a_plan_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected a run directory with one stored plan, as runs/noise, got 0"):
         under_noise.main([str(tmp_path)])
-    write(tmp_path, "none", 0, 0.3, 0.2)
-    with pytest.raises(InputError, match="no seed has heads trained with and without a noise"):
-        under_noise.main([str(tmp_path)])
+    store(Sweep(read_plan(ROOT / "studies" / "scratch.toml", ROOT, tmp_path / "scratch"), ROOT, 1))
+    with pytest.raises(InputError, match="expected heads with QUANTUM_NOISE none and others"):
+        under_noise.main([str(tmp_path / "scratch")])
 
 
 def test_the_plan_has_both_kinds_at_one_strength():
