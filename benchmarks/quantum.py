@@ -15,7 +15,6 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,18 +22,14 @@ import numpy as np
 import pennylane as qml
 import torch
 
-from benchmarks.common import conditions, in_turns, peak_memory_of, save
-from cifar100_hybrid_Qhead import HybridNet, make_circuit
+from benchmarks.common import begin, conditions, in_turns, peak_memory_of, save
+from cifar100_hybrid_Qhead import make_circuit
 from cifar100_quantum_channels import make_circuits
 from qcifar.compiler import CompiledCircuit
 from qcifar.config import settings_from_constants, whole
-from qcifar.data.cifar import CLASSES
 from qcifar.device import reuse_freed_memory
 from qcifar.errors import run_script
-from qcifar.experiment.models import build_network
-from qcifar.experiment.recipe import make_optimizer
 from qcifar.quantum.descriptors import cached_descriptors, chunk_size
-from qcifar.quantum.layer import QuantumLayer
 
 THREADS = 1  # of torch, and of jax where that is one
 MAX_QUBITS = 12  # widest descriptors
@@ -273,27 +268,29 @@ def precompute(n_qubits: int) -> float:
 
 
 def training_step(n_qubits: int, batch: int, repeats: int) -> float:
-    """Seconds of the head's training step over the baseline's, ResNet-34 at 32 pixels, 2 layers, fp32."""
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(0, CLASSES, (batch,))
-    circuit, shape = make_circuit(n_qubits, 2)
-    layer = QuantumLayer(CompiledCircuit(circuit, n_qubits, shape), torch.rand(shape))
-    start = SimpleNamespace(model_name="resnet34", stem="imagenet", weights="none", seed=0, img_size=32)
-    hybrid = HybridNet(build_network(start, print), layer, n_qubits, "tanh")
-    hybrid.start_epoch(0, 0, 0.1)
-    models = {"baseline": build_network(start, print), "head": hybrid}
-    optimizers = {name: make_optimizer(model, 7e-4, 1e-4) for name, model in models.items()}
+    """Seconds of the head's training step over the baseline's, ResNet-34 at 32 pixels, 2 layers, fp32, branch on."""
+    flags = f"--device cpu --precision fp32 --dataset synthetic --weights none --img-size 32 --batch-size {batch}"
+    flags += f" --train-limit {batch} --epochs 1 --no-resume"
+    with tempfile.TemporaryDirectory() as folder:
+        common = [*flags.split(), "--run-dir", folder]
+        both = {
+            "baseline": begin("baseline", common),
+            "head": begin("head", [*common, "--epochs-warmup", "0", "--n-qubits", str(n_qubits)]),
+        }
+    both["head"].on_epoch_start(0)
+    images, labels = next(both["baseline"].train_loader.batches(0))
 
-    def step(name):
-        optimizers[name].zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(models[name](images), labels).backward()
-        optimizers[name].step()
+    def step(it):
+        it.optimizer.zero_grad(set_to_none=True)
+        it.criterion(it.model(images), labels).backward()
+        it.optimizer.step()
 
     ratios = []
     for turn in range(repeats + 1):
         taken = {}
-        for name in models if turn % 2 else reversed(models):
+        for name in both if turn % 2 else reversed(both):
             start = time.perf_counter()
-            step(name)
+            step(both[name])
             taken[name] = time.perf_counter() - start
         if turn:
             ratios.append(taken["head"] / taken["baseline"])

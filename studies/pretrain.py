@@ -30,7 +30,7 @@ from qcifar.data.augment import Augmentation
 from qcifar.data.loader import EvalLoader, TrainLoader
 from qcifar.device import autocast, set_up_torch
 from qcifar.errors import InputError, run_script
-from qcifar.experiment.models import build_network
+from qcifar.experiment.models import build_network, on_device
 from qcifar.experiment.recipe import make_optimizer, make_schedule
 from qcifar.files import write_checkpoint
 
@@ -135,7 +135,7 @@ def main(argv=None):
     parts = [(images[part].to(device), labels[part].to(device)) for part in (ours, theirs)]
     train_loader = TrainLoader(*parts[0], cfg.batch_size, Augmentation(cfg.img_size), cfg.seed)
     val_loader = EvalLoader(*parts[1], cfg.batch_size, cfg.img_size)
-    model = build_network(cfg, print, classes).to(device)
+    model = on_device(build_network(cfg, print, classes), device)
     train(model, train_loader, val_loader, cfg, autocast(device, precision))
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     write_checkpoint(output, state)

@@ -170,6 +170,12 @@ class OnePixelConv2d(nn.Conv2d):
         return nn.functional.linear(x.flatten(1), middle, self.bias)[:, :, None, None]
 
 
+def on_device(net: nn.Module, device: torch.device) -> nn.Module:
+    """`net` on `device`, changed in place to what is computed fastest there."""
+    net = net.to(device)
+    return for_cpu(net) if device.type == "cpu" else net.to(memory_format=torch.channels_last)
+
+
 def for_cpu(net: nn.Module) -> nn.Module:
     """`net`, changed in place to what a CPU computes fastest: same parameters, same function up to rounding."""
     for conv in [module for module in net.modules() if type(module) is nn.Conv2d]:

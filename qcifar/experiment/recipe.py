@@ -17,7 +17,7 @@ from qcifar.data.loader import EvalLoader, ExtraChannels, TrainLoader
 from qcifar.device import free_memory
 from qcifar.errors import InputError
 from qcifar.experiment.folder import Run
-from qcifar.experiment.models import activation_bytes, for_cpu, refuse_unknown_network
+from qcifar.experiment.models import activation_bytes, on_device, refuse_unknown_network
 
 SPLIT_FILE = Path("cifar100_baseline_det") / "split_idx_cifar100.npz"
 
@@ -169,8 +169,7 @@ def place(model: nn.Module, device: torch.device, cfg, parts: Parts) -> nn.Modul
         InputError: a step on images of `parts` would need more memory than there is.
     """
     refuse_too_large(model, device, cfg, parts)
-    model = model.to(device)
-    model = for_cpu(model) if device.type == "cpu" else model.to(memory_format=torch.channels_last)
+    model = on_device(model, device)
     if cfg.sync_batchnorm:
         model = distributed.synchronise_batchnorm(model, device)
     if cfg.compile:
