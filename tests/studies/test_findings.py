@@ -1,4 +1,4 @@
-"""The README's table of results, and the comparisons of each published study, follow from the stored predictions."""
+"""The README's table, the tables of docs/findings.md and all comparisons follow from the stored predictions."""
 
 import re
 from pathlib import Path
@@ -13,6 +13,7 @@ from tests.helpers import ROOT
 from tests.helpers.made_runs import BASELINE
 
 STUDIES = sorted(path.parent for path in (ROOT / "studies").glob("*/summary.json"))
+FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = {"baseline": BASELINE, "head": "cifar100_hybrid_qhead", "channels": "cifar100_quantum_channels"}
 
@@ -97,3 +98,36 @@ def test_the_readmes_table_follows_from_the_predictions():
             assert verdict == entry["verdict"]
         assert int(n) == len(scores)
         assert top1 == f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
+
+
+def tables_of_the_findings():
+    """(script, study, cells of each row) of the tables of controls."""
+    for name, script, table in re.findall(r"<!-- studies/((?:\w+_)?(head|channels)) -->\n((?:\|.*\n)+)", FINDINGS):
+        yield script, ROOT / "studies" / name, [line.strip("|").split("|") for line in table.splitlines()[2:]]
+
+
+def shown(entry):
+    if entry["identical"]:
+        return "0 on every image"
+    numbers = "{:+.2f} [{:+.2f}, {:+.2f}]".format(entry["difference"], *entry["interval_seeds"])
+    return numbers.replace("-", "−")
+
+
+def test_the_tables_of_the_findings_follow_from_the_comparisons():
+    tables = list(tables_of_the_findings())
+    assert tables
+    for script, folder, rows in tables:
+        comparisons, seen = read_json(folder / "summary.json")["comparisons"], []
+        for row in rows:
+            first, n, difference, verdict, twin = (cell.strip() for cell in row)
+            control = found[1] if (found := re.match(r"`(\w+)`", first)) else "quantum"
+            plant = found[1] if (found := re.search(r"PLANTED ([\d.]+)", first)) else ""
+            entry = entry_of(comparisons, script, control, plant)
+            seen.append(entry)
+            assert (int(n), difference, verdict) == (entry["n_seeds"], shown(entry), entry["verdict"]), first
+            name = f"{entry['experiment']} {entry['variant']}".strip()
+            twins = [one for one in comparisons if one["baseline"] == name]
+            expected = [f"{shown(one)}, {one['verdict']}" for one in twins] or [twin]
+            assert [twin] == expected and (twins or twin in ("", "not asked")), first
+        left_out = {one["control"] for one in comparisons if one["baseline"] == BASELINE and one not in seen}
+        assert left_out <= {"jitter", "planted"}, f"{folder}: not in the table"
