@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qcifar.errors import InputError, did_you_mean
+from qcifar.errors import InputError, did_you_mean, end_of_imports
 
 SAID_OF_SWITCHES = ("true", "false", "yes", "no", "on", "off", "0", "1")  # by people, after a flag that is a switch
 LARGEST = 10**9  # of any whole number: beyond it, nothing here could run
@@ -309,6 +309,7 @@ def settings_from_constants(
     Raises:
         InputError: an unknown flag, a wrong type, a value that its rule does not accept.
     """
+    end_of_imports()  # where a script calls its main without run_script
     script = Path(module_globals["__file__"])
     constants = _constants_of(script)
     experiment = 2 * sum(name in constants for name in RULES) > len(RULES)

@@ -39,7 +39,7 @@ def did_you_mean(given: str, known, otherwise: str) -> str:
 
 
 def stop_in_one_line() -> None:
-    """Until `run_script`: SIGINT or SIGTERM end the process with one line.
+    """Until `end_of_imports`: SIGINT or SIGTERM end the process with one line.
 
     A script imports for seconds before there is anything to save. What Python does on Ctrl-C then is a traceback of
     whatever was being imported, or an import that swallows it.
@@ -56,10 +56,15 @@ def stop_in_one_line() -> None:
                 _before_imports[number] = signal.signal(number, stop)
 
 
-def run_script(main) -> None:
-    """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
+def end_of_imports() -> None:
+    """Signals are handled as they were before `stop_in_one_line`."""
     while _before_imports:
         signal.signal(*_before_imports.popitem())
+
+
+def run_script(main) -> None:
+    """Call `main()`; turn an `InputError` or `OSError` into one line on stderr and exit status 2."""
+    end_of_imports()
     for stream in (sys.stdout, sys.stderr):  # a terminal that takes ASCII only, and a folder with an umlaut
         stream.reconfigure(errors="backslashreplace")
     status = status_of(main)

@@ -67,11 +67,17 @@ def main():
     print(signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 run_script(main)
 """
+ALONE = (
+    HANDLERS.replace("def main():", "def main():\n    settings_from_constants(globals())")
+    .replace("run_script(main)", "main()")
+    .replace("from qcifar.errors import run_script", "from qcifar.config import settings_from_constants")
+)
 
 
+@pytest.mark.parametrize("text", [HANDLERS, ALONE], ids=["run_script", "main alone"])
 @pytest.mark.parametrize("ignored", [True, False])
-def test_in_main_signals_are_what_they_were(ignored, tmp_path):
-    (tmp_path / "script.py").write_text(HANDLERS)
+def test_in_main_signals_are_what_they_were(ignored, text, tmp_path):
+    (tmp_path / "script.py").write_text(text)
     start = "import os, signal\n" + "signal.signal(signal.SIGINT, signal.SIG_IGN)\n" * ignored
     start += f"os.execv({sys.executable!r}, ['python', 'script.py'])"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

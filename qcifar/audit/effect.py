@@ -81,8 +81,8 @@ class Inert:
     pairs: list[tuple[int, int]]  # places of two gates that each have an effect, and none together; all at once
     pairs_tried: int  # the nearest first
     pairs_there: int  # pairs of gates that each have an effect
-    two_qubit_live: int  # gates on several qubits that are left without all of these
-    entanglement: float | None  # Meyer-Wallach mean of the states without them; None unless `together`
+    two_qubit_live: int  # gates on several qubits that are left when as many of these as possible are taken away
+    entanglement: float  # Meyer-Wallach mean of the states then
 
 
 def inert_gates(gates: Gates, count: int = POINTS, work: float = PAIR_WORK) -> Inert:
@@ -95,16 +95,30 @@ def inert_gates(gates: Gates, count: int = POINTS, work: float = PAIR_WORK) -> I
     before = values(gates, angles)
     difference = (values_without_each(gates, angles) - before).abs().amax((1, 2))
     found = (difference <= TOLERANCE).nonzero().flatten().tolist()
-    rest = frozenset(found)
-    together = not bool(((values(gates, angles, rest) - before).abs() > TOLERANCE).any())
-    live = [place for place in range(len(gates.gates)) if place not in rest]
+    gone = _removable(gates, angles, before, found)
+    live = [place for place in range(len(gates.gates)) if place not in gone]
     there = len(live) * (len(live) - 1) // 2
     tried = min(there, int(work / (SCREENED * 2.0**gates.n_wires * max(1, len(gates.gates)))))
     candidates = list(itertools.islice(nearest_pairs(gates, live), tried))
-    pairs, without = _inert_pairs(gates, angles, before, candidates, rest if together else frozenset())
-    several = sum(len(gates.gates[place].wires) > 1 for place in live if place not in without)
-    entanglement = meyer_wallach(states(gates, angles, without)).mean().item() if together else None
-    return Inert(found, together, pairs, tried, there, several, entanglement)
+    pairs, gone = _inert_pairs(gates, angles, before, candidates, gone)
+    several = sum(len(gates.gates[place].wires) > 1 for place in live if place not in gone)
+    entanglement = meyer_wallach(states(gates, angles, gone)).mean().item()
+    return Inert(found, gone.issuperset(found), pairs, tried, there, several, entanglement)
+
+
+def _removable(gates: Gates, angles: torch.Tensor, before: torch.Tensor, found: list[int]) -> frozenset[int]:
+    """Those of `found` that can be away at once: all, or as many as can be taken one by one from the circuit's end."""
+
+    def same(without: frozenset[int]) -> bool:
+        return bool(((values(gates, angles, without) - before).abs() <= TOLERANCE).all())
+
+    if same(frozenset(found)):
+        return frozenset(found)
+    gone: frozenset[int] = frozenset()
+    for place in reversed(found):
+        if same(gone | {place}):
+            gone |= {place}
+    return gone
 
 
 def nearest_pairs(gates: Gates, places: list[int]) -> Iterator[tuple[int, int]]:

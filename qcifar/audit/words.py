@@ -39,9 +39,10 @@ def _effect(found: dict) -> list[tuple[str, str]]:
         rows.append(("gates without effect", text))
         rows.append(("pairs without effect", _pairs(effect)))
         rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}"))
-        left = effect["entanglement_without_inert"]
-        if (inert or effect["inert_pairs"]) and left is not None:
-            rows.append(("entanglement left", f"{left:.3f} (Meyer-Wallach) without them"))
+        if inert or effect["inert_pairs"]:
+            left = effect["entanglement_without_inert"]
+            which = "them" if effect["inert_together"] else "as many of them as can go at once"
+            rows.append(("entanglement left", f"{left:.3f} (Meyer-Wallach) without {which}"))
     if effect["weights"]:
         dead = [str(tuple(place)) for place in effect["inert_weights"]]
         text = f"{effect['live_weights']} of {effect['weights']}"

@@ -105,7 +105,7 @@ def test_gates_that_are_inert_alone_but_not_together():
 
     gates, _, inert, _ = looked_at(circuit_of(either, 3))
     assert names(gates, inert) == ["CNOT(0, 1)", "CNOT(0, 2)"] and not inert.together
-    assert inert.entanglement is None
+    assert inert.two_qubit_live == 1 and inert.entanglement > 0.1 and inert.pairs == []  # one of them is needed
 
 
 def cz_ring(times):
