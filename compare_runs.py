@@ -5,6 +5,7 @@
     python compare_runs.py --details                 # every run, every test, and why the verdict is what it is
     python compare_runs.py --against "cifar100_hybrid_qhead control=fourier"   # instead of the baseline
 
+Runs in a run directory with a stored plan are compared by themselves, under that plan: name their directory.
 Writes report/ into the run directory: index.html (one page, needs no network), summary.json, summary.csv, summary.tex
 and figures/. docs/statistics.md says how a verdict is made. Exit status: 0 if every comparison of the plan (without
 a plan: every comparison) has all its seeds and is decided, 3 if not (the last line says so), 2 for bad input.
@@ -21,7 +22,7 @@ import numpy as np
 from qcifar.comparison.page import write_report
 from qcifar.comparison.pairs import Paired, group_runs, pair_groups, with_predictions
 from qcifar.comparison.plan import Plan, describe_plan, missing_members, planned_only, read_plans, twins_of
-from qcifar.comparison.runs import Circuit, FinishedRun, Group, Report, find_runs
+from qcifar.comparison.runs import Circuit, FinishedRun, Group, Report, find_runs, planned_dir
 from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, interim, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
@@ -56,10 +57,10 @@ def main(argv=None) -> int:
     folders = ("folders", "*", "run directories, experiments or runs; none means RUN_DIR")
     cfg = settings_from_constants(globals(), argv, own_rules, (folders,))
     tops = [Path(folder) for folder in cfg.folders or [cfg.run_dir]]
-    plans = read_plans(tops)
-    margin = cfg.margin or (plans[-1]["margin"] if plans else 0.5)
-
     runs, left_out = find_runs(tops)
+    around = {run.folder.parent: planned_dir(run.folder) for run in runs}.values()
+    plans = read_plans([*tops, *filter(None, dict.fromkeys(around))])
+    margin = cfg.margin or (plans[-1]["margin"] if plans else 0.5)
     if not runs:
         say_left_out(left_out)
         where = ", ".join(map(str, tops))
@@ -70,7 +71,7 @@ def main(argv=None) -> int:
     groups = group_runs(runs)
     pairs, alone = pair_groups(groups, cfg.against, cfg.across_recipes)
     twins = twin_pairs(groups, plans, cfg)
-    left_out += added + damaged + alone
+    left_out += [{"folder": str(run.folder), "reason": reason} for run, reason in added] + damaged + alone
     say_left_out(left_out)
     if cfg.details:
         print(table_of_runs(runs) + "\n")
@@ -81,7 +82,7 @@ def main(argv=None) -> int:
 
     entries = comparisons(pairs + twins, plans, margin)
     exploratory = [full_name(entry) for entry in entries if entry["exploratory"]]
-    plan = describe_plan(plans, runs, exploratory, margin)
+    plan = describe_plan(plans, runs, exploratory, margin, [run for run, _ in added])
     for against in dict.fromkeys(entry["baseline"] for entry in entries):
         same = [entry["baseline"] == against for entry in entries]
         print(table(list(compress(entries, same)), list(compress(pairs + twins, same))))

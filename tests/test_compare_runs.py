@@ -21,7 +21,7 @@ def test_a_clear_gain_is_found_and_everything_is_written(tmp_path, capsys):
     status, lines = shown(capsys, tmp_path)
     assert status == 0 and not any("exit status" in line for line in lines)
     heading, baseline, head, *_, report = lines
-    assert heading.split() == ["experiment", "n", "test", "top-1", "difference", "[95", "%]", "verdict"]
+    assert heading.split() == "experiment n test top-1 difference [95 %, seeds] verdict".split()
     assert re.match(r"baseline_det +6 +40\.30 ± 0\.27$", baseline)
     assert re.match(r"hybrid_qhead +6 +43\.15 ± 0\.16 +\+2\.85 \[\+\d\.\d\d, \+\d\.\d\d\]  better$", head)
     assert all(len(line) <= 100 for line in lines[:-1])
@@ -51,6 +51,13 @@ def test_one_seed_is_undecided_and_says_so(tmp_path, capsys):
     assert any("One seed: says nothing about other seeds." in line for line in lines)
     assert not (tmp_path / "report").exists()
     assert sum(line.startswith(("baseline_det  ", "hybrid_qhead  ")) for line in lines) == 4  # runs, and comparisons
+
+
+def test_equal_differences_are_not_called_one_seed(tmp_path, capsys, without_figures):
+    put_all(tmp_path, seeds=range(3), spread=0)
+    shown(capsys, tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "No interval over seeds: all seeds have the same difference." in page and "one seed" not in page
 
 
 def test_long_names_have_a_line_of_their_own(tmp_path, capsys):

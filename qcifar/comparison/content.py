@@ -42,6 +42,7 @@ def cards(pairs: list[Pair]) -> list[dict]:
             "kind": entry["verdict"].replace(" ", "-"),
             "difference": signed(entry["difference"]),
             "interval": interval(entry["interval_seeds"]) if entry["interval_seeds"] else None,
+            "no_interval": "there is one seed" if entry["n_seeds"] == 1 else "all seeds have the same difference",
             "wider": interval(entry["interval_seeds_images"]) if entry["interval_seeds_images"] else None,
             "n": f"{count(entry['n_seeds'], 'paired seed')}, {count(entry['test_images'], 'test image')}",
             "means": f"{number(entry['mean'])} % against {number(entry['mean_baseline'])} %",

@@ -79,8 +79,8 @@ def read_plans(run_dirs: list[Path]) -> list[Plan]:
     Raises:
         InputError: one is not whole, or was edited.
     """
-    plans = []
-    for path in sorted(path for top in dict.fromkeys(run_dirs) for path in (top / "plans").glob("*.json")):
+    plans, different = [], {os.path.abspath(top): top for top in reversed(run_dirs)}.values()
+    for path in sorted(path for top in different for path in (top / "plans").glob("*.json")):
         if path.name.endswith((".state.json", ".slurm.json")):
             continue
         content = read_json(path)
@@ -195,10 +195,13 @@ def twins_of(groups: list[Group], plans: list[Plan]) -> dict[str, list[Group]]:
     return found
 
 
-def planned_only(runs: list[FinishedRun], plans: list[Plan]) -> tuple[list[FinishedRun], list[dict]]:
+def planned_only(runs: list[FinishedRun], plans: list[Plan]) -> tuple[list[FinishedRun], list[tuple[FinishedRun, str]]]:
     """Without the seeds that were added to a planned experiment: more seeds until a verdict comes would void it.
 
     A run of another run directory would add its seed, too, where it has name and recipe of planned ones.
+
+    Returns:
+        The runs that count; and those that do not, each with the reason.
     """
     if not plans:
         return runs, []
@@ -214,16 +217,19 @@ def planned_only(runs: list[FinishedRun], plans: list[Plan]) -> tuple[list[Finis
         else:
             kept.append(run)
             continue
-        left_out.append({"folder": str(run.folder), "reason": reason})
+        left_out.append((run, reason))
     return kept, left_out
 
 
-def deviations(plan: Plan, runs: list[FinishedRun], margin: float) -> tuple[list[str], list[str]]:
+def deviations(
+    plan: Plan, runs: list[FinishedRun], margin: float, added: list[FinishedRun] = ()
+) -> tuple[list[str], list[str]]:
     """What was done otherwise than planned, in sentences; and what the plan does not record.
 
     Args:
         runs: those that are compared.
         margin: of equivalence, as used, in points.
+        added: those that `planned_only` left out.
     """
     done = {(run.name, run.seed): run for run in runs if plan.holds(run)}
     said, unknown = [], []
@@ -246,6 +252,11 @@ def deviations(plan: Plan, runs: list[FinishedRun], margin: float) -> tuple[list
             why = f" ({state['state']}: {state.get('reason', '')})" if state.get("state") == "failed" else ""
             missing.setdefault(_name(job), []).append(f"{job['seed']}{why}")
     said += [f"Missing runs of {name}: seeds {', '.join(seeds)}." for name, seeds in missing.items()]
+    more: dict[str, list[str]] = {}
+    for run in added:
+        if plan.holds(run) and run.name in plan.seeds:
+            more.setdefault(run.name, []).append(f"{run.seed}")
+    said += [f"Added afterwards, and left out: {name} seeds {', '.join(seeds)}." for name, seeds in more.items()]
     if plan["extends"]:
         said.append(f"This plan extends {plan['extends']}, whose runs had been seen when it was made.")
     return said, unknown
@@ -280,17 +291,20 @@ def _otherwise(plan: Plan, done: dict[tuple[str, int], FinishedRun]) -> list[str
     )
 
 
-def describe_plan(plans: list[Plan], runs: list[FinishedRun], names: list[str], margin: float) -> dict | None:
+def describe_plan(
+    plans: list[Plan], runs: list[FinishedRun], names: list[str], margin: float, added: list[FinishedRun] = ()
+) -> dict | None:
     """What the report says of the last plan, and of those before it; None where there is none.
 
     Args:
         names: what is compared and exploratory.
+        added: runs that `planned_only` left out.
     """
     if not plans:
         return None
     plan, said, unknown = plans[-1], [], []
     for one in plans:
-        found = deviations(one, runs, margin)
+        found = deviations(one, runs, margin, added)
         said, unknown = said + found[0], unknown + found[1]
     keys = (
         "name",

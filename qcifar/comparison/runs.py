@@ -4,6 +4,8 @@ import csv
 import functools
 import hashlib
 import math
+import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcifar.comparison.outcomes import outcomes_of
+from qcifar.comparison.words import count
 from qcifar.errors import InputError
 from qcifar.files import read_json, read_npz
 from qcifar.results import refuse_no_result
@@ -98,7 +101,8 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
     """The finished runs in `folders` and below.
 
     Args:
-        folders: run directories, experiments, variants or single runs.
+        folders: run directories, experiments, variants or single runs. Run directories inside that have a plan are
+            left out.
 
     Returns:
         The runs by experiment, variant and seed; and {"folder", "reason"} for each that is left out.
@@ -106,12 +110,18 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
     Raises:
         InputError: one of `folders` does not exist.
     """
-    found, left_out = [], []
+    found, left_out, apart = [], [], Counter()
     for folder in dict.fromkeys(path for top in folders for path in _run_folders(top)):
+        if planned := _plan_inside(folder, folders):
+            apart[planned] += 1
+            continue
         try:
             found.append(read_run(folder))
         except InputError as error:
             left_out.append({"folder": str(folder), "reason": str(error)})
+    for planned, number in apart.items():
+        reason = f"{count(number, 'run')} with a plan of their own: python compare_runs.py {planned} compares them"
+        left_out.append({"folder": str(planned), "reason": reason})
     kept, doubles = _without_doubles(found)
     return sorted(kept, key=lambda run: (run.dataset, run.experiment, run.variant, run.seed)), left_out + doubles
 
@@ -121,8 +131,30 @@ def _run_folders(top: Path) -> list[Path]:
         raise InputError(f"no folder {top}: expected runs of the three scripts; name their folder, or use --run-dir")
     if (top / "config.json").exists():
         return [top]
-    depths = ("seed*", "*/seed*", "*/*/seed*")  # of an experiment, a variant, a run directory
+    depths = (
+        "seed*",
+        "*/seed*",
+        "*/*/seed*",
+        "*/*/*/seed*",
+    )  # of an experiment, a variant, a run directory, of several
     return sorted(path for depth in depths for path in top.glob(depth) if path.is_dir())
+
+
+def planned_dir(folder: Path) -> Path | None:
+    """The run directory with stored plans that a run's folder lies in, absolute; None where there is none."""
+    above = Path(os.path.abspath(folder)).parents[1:3]  # of an experiment, or of one and a variant
+    return next((path for path in above if any((path / "plans").glob("*.json"))), None)
+
+
+def _plan_inside(folder: Path, tops: list[Path]) -> Path | None:
+    """The run directory with plans of a run that was found on the way down from one of `tops`, none of which it is.
+
+    What was decided for one run directory says nothing of all that lies around it, so its runs are compared apart.
+    """
+    planned = planned_dir(folder)
+    if planned is None or any(planned in (path, *path.parents) for path in map(Path, map(os.path.abspath, tops))):
+        return None
+    return next(path for path in folder.parents if os.path.abspath(path) == str(planned))
 
 
 def read_run(folder: Path) -> FinishedRun:

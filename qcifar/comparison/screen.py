@@ -41,7 +41,7 @@ def table(entries: list[dict], pairs: list[Paired]) -> str:
     # Pairs may have different seeds in common with one baseline: each set of seeds has its mean, and so its line.
     bases = {(*_recipe_of(pair.base), tuple(pair.base.seeds)): pair.base for pair in pairs}
     sets = Counter(_recipe_of(base) for base in bases.values())
-    lines = [("experiment", CELLS.format("n", "test top-1", "difference [95 %]", "verdict"))]
+    lines = [("experiment", CELLS.format("n", "test top-1", "difference [95 %, seeds]", "verdict"))]
     for base in bases.values():
         values = [run.top1 for run in base.runs]
         seeds = base.seeds if sets[_recipe_of(base)] > 1 else []

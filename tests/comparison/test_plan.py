@@ -208,6 +208,31 @@ def test_a_planned_twin_stands_beside_the_comparisons_with_the_baseline(tmp_path
     assert status == 0 and [line.split()[0] for line in lines if "(exploratory)" in line] == ["baseline_det"]
 
 
+def test_seeds_that_were_added_are_a_deviation(tmp_path, capsys):
+    put_all(tmp_path, seeds=range(8))  # decided: 0 to 5
+    store_plan(tmp_path)
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert "plan small of 2026-01-01T00:00:00Z: deviations" in lines
+    for name in (BASELINE, HEAD):
+        assert any(f"Added afterwards, and left out: {name} seeds 6, 7." in line for line in lines)
+
+
+def test_a_run_directory_with_a_plan_is_compared_by_itself_and_its_plan_is_never_forgotten(tmp_path, capsys):
+    put_all(tmp_path / "core", seeds=range(4))
+    write_run(tmp_path / "core", HEAD, 0, "control=fourier", control="fourier")
+    store_plan(tmp_path / "core")
+    put_all(tmp_path / "px32", seeds=(7,))  # without a plan
+    write_run(tmp_path / "px32", HEAD, 7, "n_layers=4", top1=0.9, constants={"N_LAYERS": 4})
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    text = "\n".join(lines)
+    where = tmp_path / "core"
+    assert f"left out: {where}: 9 runs with a plan of their own: python compare_runs.py {where} compares them" in text
+    assert "n_layers=4" in text and re.search(r"^hybrid_qhead +1 ", text, re.MULTILINE)
+    for folders in ([where], [where / BASELINE, where / HEAD], [tmp_path, where]):
+        compare_runs.main([*map(str, folders), "--no-report"])
+        assert "interim: 4 of 6 planned seeds" in capsys.readouterr().out, folders
+
+
 def test_a_plan_speaks_of_its_own_run_directory_only(tmp_path, capsys):
     one, two, three = (tmp_path / name for name in ("px32", "px64", "more"))
     put_all(one)
