@@ -52,7 +52,7 @@ def whole(low: int, high: int | None = None) -> Rule:
 
 def real(low: float, high: float = math.inf, *, open_low=False, open_high=False) -> Rule:
     def accepts(v):
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) < math.inf:
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) <= sys.float_info.max:  # 10**400, too
             return False
         return (v > low if open_low else v >= low) and (v < high if open_high else v <= high)
 
@@ -238,7 +238,9 @@ def check(name: str, value, rule: Rule) -> None:
     if not rule.accepts(value):
         infinite = isinstance(value, float) and not math.isfinite(value)
         expected = rule.expected.replace("a number", "a finite number") if infinite else rule.expected
-        raise InputError(f"{name} ({flag(name)}): expected {expected}, got {value!r}")
+        huge = isinstance(value, int) and value.bit_length() > 100
+        got = f"a number of {value.bit_length()} bits" if huge else repr(value)
+        raise InputError(f"{name} ({flag(name)}): expected {expected}, got {got}")
 
 
 def _as_plain(value):

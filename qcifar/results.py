@@ -13,9 +13,11 @@ NEEDED = {
     "test_top1": float, "test_top5": float, "test_f1": float, "test_loss": float,
     "params_total": int, "params_quantum": int | None, "train_seconds": float, "images_per_second": float,
     "img_size": int, "precision": str, "weights": str, "train_images": int, "test_images": int, "alpha": float | None,
+    "selected_by": str, "model_name": str, "stem": str, "processes": int, "accepted_code": bool,
+    "quantum_device": str | None, "branch_on": bool | None,
 }  # fmt: skip
 SHARES = ("test_top1", "test_top5", "test_f1", "val_top1", "val_f1")  # from 0 to 1
-NAMES = {str: "a text", int: "a whole number", float: "a number", type(None): "null"}
+NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
 def fingerprint_of(result: dict) -> str:

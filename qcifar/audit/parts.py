@@ -17,7 +17,7 @@ from qcifar.quantum.runner import make_qnode, make_runner
 from . import fourier, measures, simulate
 from .classical import audit_inputs, regressions
 from .effect import PAIR_WORK, POINTS, TOLERANCE, Cones, cones, forms, inert_gates
-from .gates import Circuit, Gates, LeftOut, Unreadable, points, read_gates
+from .gates import MAX_QUBITS, Circuit, Gates, LeftOut, Unreadable, points, read_gates
 
 WORK = 5e8  # amplitudes times gates of one part: about 10 s on one core
 FEWEST = 2  # random points, below which nothing is said
@@ -48,8 +48,7 @@ def audit(circuit: Circuit, settings: Settings) -> dict:
     Raises:
         InputError: the circuit cannot be run, or gives values that are not finite.
     """
-    measured = None if circuit.weight_shape is None else "backprop"
-    runner = make_runner(circuit.function, "fast", circuit.n_inputs, circuit.weight_shape, measured)
+    runner = _runner_of(circuit)
     gates, unreadable = _gates_of(circuit)
     values_of = _finite(circuit, values_by(circuit, gates))
     found: dict = {
@@ -81,6 +80,28 @@ def audit(circuit: Circuit, settings: Settings) -> dict:
     found["microseconds_per_image"] = microseconds(circuit, runner)
     found["simulability"] = simulability(found)
     return found
+
+
+def _runner_of(circuit: Circuit) -> Callable:
+    if _on_other_wires(circuit):
+        return qnode_of(circuit)
+    method = None if circuit.weight_shape is None else "backprop"
+    return make_runner(circuit.function, "fast", circuit.n_inputs, circuit.weight_shape, method)
+
+
+def _tape_of(circuit: Circuit) -> qml.tape.QuantumScript:
+    inputs, weights = points(circuit, 1, 0)
+    return circuit.call(inputs, None if weights is None else weights[0])
+
+
+def _on_other_wires(circuit: Circuit) -> bool:
+    """Whether it uses wires beside one for each input: the scripts run no such circuit, PennyLane does."""
+    wires = _tape_of(circuit).wires
+    if len(wires) > MAX_QUBITS:
+        raise InputError(
+            f"the circuit {circuit.name} uses {len(wires)} qubits; expected at most {MAX_QUBITS}, which can be audited"
+        )
+    return not set(wires) <= set(range(circuit.n_inputs))
 
 
 def _gates_of(circuit: Circuit) -> tuple[Gates | None, str]:
@@ -115,9 +136,9 @@ def values_by(circuit: Circuit, gates: Gates | None) -> Callable:
 
 
 def qnode_of(circuit: Circuit):
-    inputs, weights = points(circuit, 1, 0)
-    tape = circuit.call(inputs, None if weights is None else weights[0])
-    measured = sum(isinstance(op, qml.ops.MidMeasure) for op in tape.operations)
+    if _on_other_wires(circuit):
+        return qml.QNode(circuit.function, qml.device("default.qubit"), interface="torch", diff_method=None)
+    measured = sum(isinstance(op, qml.ops.MidMeasure) for op in _tape_of(circuit).operations)
     return make_qnode(circuit.function, "default.qubit", circuit.n_inputs, None, measured)
 
 
@@ -271,7 +292,7 @@ def _classical(circuit: Circuit, values_of: Callable, settings: Settings) -> dic
 @torch.no_grad()
 def microseconds(circuit: Circuit, runner: Callable, least_seconds: float = 0.1) -> float:
     """Time for one image on one core, best of three, in batches of up to 1,024 images."""
-    images = max(1, min(1024, 2**20 >> circuit.n_inputs))
+    images = max(1, min(1024, 2**20 >> len(_tape_of(circuit).wires)))
     inputs, weights = points(circuit, images, 71, torch.float32, spread=False)
     run = functools.partial(runner, *([inputs] if weights is None else [inputs, weights[0].view(circuit.weight_shape)]))
     threads = torch.get_num_threads()

@@ -40,8 +40,10 @@ def write_report(report: Report, folder: Path) -> None:
     for drawn in (*figures.values(), *circuits):
         _write(folder / "figures" / f"{drawn.name}.svg", drawn.svg.encode())
         _write(folder / "figures" / f"{drawn.name}.pdf", drawn.pdf)
-    _write(folder / "summary.tex", latex.table(pairs, report.summary["made"]).encode())
-    _write(folder / "index.html", page(report, series, pairs, figures, circuits, found).encode())
+    _write(folder / "summary.tex", latex.table(pairs, report.summary["made"]).encode(errors="backslashreplace"))
+    _write(
+        folder / "index.html", page(report, series, pairs, figures, circuits, found).encode(errors="backslashreplace")
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -34,7 +34,7 @@ def listed(things: list) -> str:
 
 def circuit_weights(result: dict) -> str:
     """How many weights learn in the circuit of a run; nothing where its experiment has no circuit."""
-    if result["control"] not in (None, "quantum") and result.get("quantum_device", "older results lack it") is None:
+    if result["control"] not in (None, "quantum") and result["quantum_device"] is None:
         return "no circuit"  # the control put something else in its place, or nothing
     return {None: "", 0: "fixed"}.get(result["params_quantum"], f"{result['params_quantum']}")
 

@@ -227,7 +227,7 @@ class Run:
             return
         self.refuse_if_gone()
         try:
-            with self.log_path.open("a", encoding="utf-8") as file:
+            with self.log_path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
         except OSError as error:
             raise InputError(f"cannot write {self.log_path}: {error.strerror}") from None

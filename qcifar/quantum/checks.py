@@ -21,6 +21,7 @@ from qcifar.quantum.layer import QuantumLayer, circuit_name, stack_values
 INDEXING = "angles are (B, n_qubits), so qubit i takes angles[..., i]"  # what circuits get wrong most
 MANY_ANGLES = 2000  # from here on, compiling takes seconds, which the user is told
 AMPLITUDES = 2**22  # of all states of a batch at once, while a circuit is checked: 64 MB in complex128
+WORK = 2**25  # amplitudes times gates of such a batch: seconds on default.qubit
 
 
 def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
@@ -43,7 +44,10 @@ def circuit_fingerprint(circuit: Callable, *shapes: tuple[int, ...]) -> str:
             tape = qml.tape.make_qscript(circuit)(*(probe.float() for probe in probes))
     except Exception as error:
         hint = f"; {INDEXING}" if isinstance(error, IndexError) else ""
-        raise InputError(f"the circuit {circuit_name(circuit)} cannot be built: {_told(error)}{hint}") from error
+        raise InputError(
+            f"the circuit {circuit_name(circuit)} cannot be built: {_told(error)}; it was called with "
+            f"{_shapes(probes)}{hint}"
+        ) from error
     parts = []
     for op in tape.operations:
         angles = [np.round(_as_array(p), 9).tolist() for p in op.data]
@@ -97,9 +101,9 @@ def refuse_other_form(circuit: Callable, n_qubits: int, weight_shape: tuple[int,
             f"{_shapes(arguments)}{hint}"
         ) from error
     listed = list(returned) if isinstance(returned, (list, tuple)) else [returned]
-    wrong = next((one for one in listed if not isinstance(one, qml.measurements.ExpectationMP)), None)
-    if wrong is not None or not listed:
-        got = "nothing" if not listed or returned is None else f"a {type(wrong).__name__}"
+    wrong = [one for one in listed if not isinstance(one, qml.measurements.ExpectationMP)]
+    if wrong or not listed:
+        got = "nothing" if not listed or returned is None else f"a {type(wrong[0]).__name__}"
         raise InputError(f"the circuit {name}: expected a list of expectation values, such as {example}, got {got}")
     for one in listed:
         bound = _bound(one.obs)
@@ -189,26 +193,26 @@ def refuse_too_wide(
     what = f"{images} images, {gates} gates" + (f", {measured} measurements" if measured else "")
     if free is not None and needed > free:
         raise InputError(
-            f"the circuit {circuit_name(circuit)} on {n_qubits} qubits needs {needed / 2**30:.0f} GB on default.qubit "
-            f"({what}), {free / 2**30:.0f} GB are free; use fewer qubits or images a step"
+            f"the circuit {circuit_name(circuit)} on {n_qubits} qubits needs {needed / 2**30:.1f} GB on default.qubit "
+            f"({what}), {free / 2**30:.1f} GB are free; use fewer qubits or images a step"
         )
 
 
 def refuse_too_deep(circuit: Callable, n_qubits: int, weight_shape: tuple[int, ...] | None, images: int) -> None:
-    """Raise `InputError` where a compiled circuit that learns needs more memory than there is; name what takes long.
+    """Raise `InputError` where a compiled circuit needs more memory than there is; name what takes long.
 
-    It keeps a state of 2^n real and imaginary parts in float32 for each image and each layer of rotations (up to 6
-    qubits fewer), and constants of as many rows for each angle, once in float32 and once in float64.
+    It keeps a state of 2^n real and imaginary parts in float32 for each image and, to learn, for each layer of
+    rotations (up to 6 qubits fewer), and constants of as many rows for each angle, once in float32 and once in float64.
     """
     tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
     turns, angles = _count_turns(tape.operations)
-    layers = max(turns.values(), default=0) if n_qubits > FUSE_QUBITS else 1
+    layers = max(turns.values(), default=0) if n_qubits > FUSE_QUBITS and weight_shape is not None else 1
     needed, free = 2**n_qubits * (8 * images * layers + 12 * angles), free_memory(torch.device("cpu"))
     name = circuit_name(circuit)
     if free is not None and needed > free:
         raise InputError(
-            f"the circuit {name} on {n_qubits} qubits needs {needed / 2**30:.0f} GB compiled ({images} images, "
-            f"{layers} layers of rotations), {free / 2**30:.0f} GB are free; use fewer qubits, layers or images a step"
+            f"the circuit {name} on {n_qubits} qubits needs {needed / 2**30:.1f} GB compiled ({images} images, "
+            f"{layers} layers of rotations), {free / 2**30:.1f} GB are free; use fewer qubits, layers or images a step"
         )
     if angles > MANY_ANGLES:
         distributed.say(f"{name}: {angles} angles, which take about {angles * 2e-3:.0f} s to compile and to check")
@@ -253,9 +257,14 @@ def refuse_mixing(runner: Callable, n_qubits: int, weight_shape: tuple[int, ...]
     Such a circuit gives an image other logits in another batch, so no score of it means anything.
 
     Args:
-        images: size of the batches that will be used; fewer are tried where the states would fill the memory.
+        images: size of the batches that will be used; fewer are tried where the states would fill the memory, or the
+            circuit is so deep that they would take minutes.
     """
-    half, *more = _probes(max(2, min(images, AMPLITUDES >> n_qubits) // 2), n_qubits, weight_shape)
+    function = getattr(runner, "func", None)
+    tape = None if function is None else qml.tape.make_qscript(function)(*_probes(2, n_qubits, weight_shape))
+    gates = 1 if tape is None else max(1, _count_gates(tape.operations))
+    images = min(images, AMPLITUDES >> n_qubits, (WORK >> n_qubits) // gates)
+    half, *more = _probes(max(2, images // 2), n_qubits, weight_shape)
     inputs = torch.cat((half, -0.7 * half))  # both signs in every column, for what branches at 0
     name = circuit_name(runner)
     with torch.no_grad():

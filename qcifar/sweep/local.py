@@ -186,7 +186,7 @@ class Processes:
         make_folder(log.parent)
         environment = os.environ | self.sweep.environment() | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
         with log.open("ab") as file:
-            file.write(f"$ {' '.join(job.command)}\n".encode())
+            file.write(f"$ {' '.join(job.command)}\n".encode(errors="backslashreplace"))
             file.flush()
             start = file.tell()
             # A signal between the start and the list would not be forwarded.

@@ -57,7 +57,7 @@ class ScriptJob:
 
     def __call__(self) -> int:
         with open(self.log, "ab") as file:
-            file.write(f"$ {' '.join(self.command)}\n".encode())
+            file.write(f"$ {' '.join(self.command)}\n".encode(errors="backslashreplace"))
             file.flush()
             start = file.tell()
             process = subprocess.Popen(

@@ -220,3 +220,42 @@ def test_three_lines_of_other_circuits_are_as_quick(circuit, expected):
     lines = three_lines(circuit.function, circuit.n_inputs, circuit.weight_shape, "mine")
     assert time.process_time() - started < 3
     assert lines[1].startswith(expected) and lines[0].startswith("mine: ") and len(lines) == 3
+
+
+def _with_an_ancilla(x):
+    for i in range(3):
+        qml.RY(x[..., i], wires=i)
+        qml.CNOT(wires=[i, 3])
+    return [qml.expval(qml.Z(3))]
+
+
+def _with_names(x):
+    qml.RY(x[..., 0], wires="a")
+    qml.CNOT(wires=["a", "b"])
+    return [qml.expval(qml.Z("b")), qml.expval(qml.Z("a"))]
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "qubits", "texts"),
+    [
+        (_with_an_ancilla, 3, 4, ["cos(v0) cos(v1) cos(v2)"]),
+        (_with_names, 1, 2, ["cos(v0)", "cos(v0)"]),
+    ],
+)
+def test_circuits_on_other_wires_than_one_for_each_input_run_in_pennylane(function, inputs, qubits, texts):
+    found = audit(circuit_of(function, inputs), SMALL)
+    assert found["runs_on"] == "default.qubit" and found["specs"]["qubits"] == qubits
+    assert [output["text"] for output in found["closed_form"]["outputs"]] == texts
+    x = torch.rand(5, inputs, dtype=torch.float64)
+    node = qml.QNode(function, qml.device("default.qubit"))
+    torch.testing.assert_close(x.cos().prod(1), node(x)[-1].double(), rtol=0, atol=1e-12)
+
+
+def test_more_qubits_than_inputs_and_than_can_be_audited():
+    def wide(x):
+        for i in range(18):
+            qml.RY(x[..., i % 4], wires=i)
+        return [qml.expval(qml.Z(0))]
+
+    with pytest.raises(InputError, match="wide uses 18 qubits; expected at most 16, which can be audited"):
+        audit(circuit_of(wide, 4), SMALL)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -237,3 +238,11 @@ def test_code_of_a_checkpoint_is_accepted_if_it_was_recorded_and_no_other(tmp_pa
     accepting = tiny_run(tmp_path, accept_code=True, **new)
     accepting.refuse_other_identity(run.last_path, run.identity | other)
     assert read_json(run.config_path)["accepted_code"] == [other | {"own_code": {}}]
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path, monkeypatch):
+    monkeypatch.setattr("qcifar.distributed.say", lambda text: None)  # the screen: tests/test_errors.py
+    run = tiny_run(tmp_path / os.fsdecode(b"r\xfcn"))
+    run.begin()
+    run.log(f"in {run.folder}")
+    assert "in " in run.log_path.read_text() and "udcfc" in run.log_path.read_text()

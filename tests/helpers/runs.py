@@ -8,6 +8,8 @@ RESULT = {
     "test_top5": 0.75, "test_f1": 0.25, "test_loss": 4.0, "params_total": 10, "params_quantum": None,
     "train_seconds": 3, "images_per_second": 99.6, "img_size": 16, "precision": "fp32", "weights": "none",
     "train_images": 40, "test_images": 40, "alpha": None, "identity": "0" * 12,
+    "selected_by": "f1", "model_name": "resnet34", "stem": "imagenet", "processes": 1, "accepted_code": False,
+    "quantum_device": None, "branch_on": None,
 }  # fmt: skip
 
 

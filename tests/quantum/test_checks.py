@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from cifar100_hybrid_Qhead import make_circuit
+from cifar100_quantum_channels import make_circuits
 from qcifar.compiler import CompiledCircuit
 from qcifar.errors import InputError
 from qcifar.quantum.checks import (
     check_layer,
     circuit_fingerprint,
     compare_with_pennylane,
+    refuse_mixing,
     refuse_too_deep,
     rounding,
     trained_outside,
@@ -69,8 +71,31 @@ def test_the_batch_taken_for_the_qubits_is_explained():
             qml.RX(inputs[i], wires=i)
         return [qml.expval(qml.PauliZ(i)) for i in range(4)]
 
-    with pytest.raises(InputError, match=r"cannot be built: IndexError.*qubit i takes angles\[\.\.\., i\]"):
+    line = r"cannot be built: IndexError.*it was called with angles \(2, 4\).*qubit i takes angles\[\.\.\., i\]"
+    with pytest.raises(InputError, match=line):
         circuit_fingerprint(circuit, (2, 4))
+
+
+def test_swapped_arguments_are_told_what_comes_in_which_order():
+    def circuit(weights, inputs):
+        qml.StronglyEntanglingLayers(weights, wires=range(4))
+        return [qml.expval(qml.PauliZ(i)) for i in range(4)]
+
+    with pytest.raises(InputError, match=r"it was called with angles \(2, 4\) and weights \(2, 4, 3\)"):
+        circuit_fingerprint(circuit, (2, 4), (2, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [(lambda: None, "nothing"), (lambda: [], "nothing"), (lambda: [qml.expval(qml.Z(0)), None], "a NoneType")],
+)
+def test_a_circuit_that_returns_nothing_is_refused_in_one_line(returned, got):
+    def circuit(inputs):
+        qml.RX(inputs[..., 0], wires=0)
+        return returned()
+
+    with pytest.raises(InputError, match=rf"expected a list of expectation values, such as .*, got {got}$"):
+        make_runner(circuit, "fast", 2)
 
 
 @pytest.mark.parametrize("device", ["fast", "default.qubit", "lightning.qubit"])
@@ -148,15 +173,29 @@ def test_check_layer_refuses_what_is_no_expectation_value():
 def test_memory_that_is_not_there_is_refused_with_the_numbers(n_qubits, device, monkeypatch):
     monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 2**30)
     circuit, shape = make_circuit(n_qubits, 2)
-    line = r"head_circuit on 20 qubits needs 200 GB on default.qubit \(128 images, 100 gates\), 1 GB are free"
+    line = r"head_circuit on 20 qubits needs 200.0 GB on default.qubit \(128 images, 100 gates\), 1.0 GB are free"
     with pytest.raises(InputError, match=line):  # 20 RX of the embedding, then two layers of 20 Rot and 20 CNOT
         make_runner(circuit, device, n_qubits, shape, "backprop", images=128)
+
+
+def test_memory_is_looked_at_where_a_circuit_falls_back_too(monkeypatch):
+    def circuit(inputs, weights):
+        qml.AngleEmbedding(inputs, wires=range(10))
+        for i in range(10):
+            qml.RY(weights[i], wires=i)
+        return [qml.expval(qml.Hermitian(torch.eye(2).numpy(), wires=i)) for i in range(10)]
+
+    assert not isinstance(make_runner(circuit, "fast", 10, (10,), "backprop", images=128), CompiledCircuit)
+    monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 30 * 2**20)
+    for device in ("fast", "default.qubit"):
+        with pytest.raises(InputError, match=r"circuit on 10 qubits needs 0.0 GB on default.qubit .*, 0.0 GB are free"):
+            make_runner(circuit, device, 10, (10,), "backprop", images=128)
 
 
 def test_memory_of_a_compiled_circuit_is_refused_with_the_numbers(monkeypatch):
     monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 2**30)
     circuit, shape = make_circuit(12, 200)
-    line = r"head_circuit on 12 qubits needs 3 GB compiled \(400 images, 201 layers of rotations\), 1 GB are free"
+    line = r"head_circuit on 12 qubits needs 2.8 GB compiled \(400 images, 201 layers of rotations\), 1.0 GB are free"
     with pytest.raises(InputError, match=line):  # AngleEmbedding and 200 layers
         refuse_too_deep(circuit, 12, shape, 400)
     refuse_too_deep(circuit, 12, shape, 16)
@@ -167,6 +206,23 @@ def test_a_deep_circuit_is_announced(capsys):
     circuit, shape = make_circuit(4, 200)
     refuse_too_deep(circuit, 4, shape, 16)
     assert capsys.readouterr().out == "head_circuit: 2404 angles, which take about 5 s to compile and to check\n"
+    refuse_too_deep(make_circuits("default", 4, 250)[0], 4, None, 2**16)  # without weights, too
+    assert capsys.readouterr().out == "edge_circuit: 3000 angles, which take about 6 s to compile and to check\n"
+
+
+def test_of_a_deep_circuit_fewer_images_are_tried():
+    tried = []
+
+    def runner(inputs):
+        tried.append(len(inputs))
+        return inputs
+
+    runner.func = make_circuits("default", 4, 100)[0]
+    refuse_mixing(runner, 4, None, 2**16)
+    assert max(tried) < 2**11
+    runner.func = make_circuits("default", 4, 1)[0]
+    refuse_mixing(runner, 4, None, 2**16)
+    assert max(tried) == 2**16
 
 
 def measuring(*returned):
@@ -251,7 +307,9 @@ def test_a_circuit_that_raises_names_the_line():
     def circuit(angles):
         qml.RX(angles[..., 7], wires=0)
 
-    with pytest.raises(InputError, match=r"IndexError: .* \(test_checks.py, line \d+\); angles are"):
+    with pytest.raises(
+        InputError, match=r"IndexError: .* \(test_checks.py, line \d+\); it was called with angles \(2, 4\); angles are"
+    ):
         circuit_fingerprint(circuit, (2, 4))
 
 
