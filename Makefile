@@ -4,7 +4,8 @@
 # make test       the quick tests: every module, every script, every bad input; then style. Two processes of one thread
 # make test-slow  the other tests: killed processes, several processes, torch.compile, all networks and circuits
 # make test-all   both, each test once
-# make hardware   installs requirements-hardware.txt (Qiskit, Aer, IBM's runtime) and runs the tests that need it
+# make hardware   installs requirements-hardware.txt (Qiskit, Aer, IBM's runtime) and tests/requirements.txt (ONNX,
+#                 TensorBoard), and runs the tests that need them
 # make cpu        .venv with torch's CPU build, before any of the above: without CUDA's libraries (4 GB)
 # Each creates .venv on first use (5.2 GB), with uv where there is one, else with pip. In an active conda environment
 # that has the packages, they use that one.
@@ -44,6 +45,7 @@ test-all: test test-slow
 
 hardware: $(BIN)/hardware-installed
 	$(PY) -m pytest -m hardware tests/hardware
+	$(PY) -m pytest tests/test_export_head.py tests/test_events.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -59,11 +61,11 @@ lint: $(READY)
 	fi
 	touch $@
 
-$(BIN)/hardware-installed: requirements-hardware.txt $(READY)
+$(BIN)/hardware-installed: requirements-hardware.txt tests/requirements.txt | $(READY)
 	if command -v uv >/dev/null; then \
-		uv pip install --python $(PY) -r requirements-hardware.txt; \
+		uv pip install --python $(PY) $(^:%.txt=-r %.txt); \
 	else \
-		$(PY) -m pip install --disable-pip-version-check -r requirements-hardware.txt; \
+		$(PY) -m pip install --disable-pip-version-check $(^:%.txt=-r %.txt); \
 	fi
 	touch $@
 
