@@ -4,6 +4,7 @@ import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pennylane as qml
@@ -121,6 +122,28 @@ def test_pieces_of_any_size_give_the_same(images, monkeypatch):
         monkeypatch.setattr(descriptors, "AMPLITUDES_PER_CHUNK", size << 4)
         pieces = run_circuit(make_qnode(circuit, "default.qubit", 4), angles, "test")
         torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (3600, "train edge: about 48.0 hours; descriptors are computed once and then cached\n"),
+        (30, "train edge: about 0.4 hours; descriptors are computed once and then cached\n"),
+        (12.5, ""),  # ten minutes
+    ],
+)
+def test_descriptors_that_take_long_say_how_long_after_the_first_piece(seconds, said, monkeypatch, capsys):
+    clock, shown = [0.0], []
+
+    def slowly(angles):
+        shown.append(capsys.readouterr().out)
+        clock[0] += seconds
+        return torch.zeros_like(angles)
+
+    monkeypatch.setattr(descriptors, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(descriptors, "AMPLITUDES_PER_CHUNK", 2 << 4)
+    run_circuit(slowly, torch.zeros(96, 4, dtype=torch.float64), "train edge")
+    assert shown == ["", said, *46 * [""]] and capsys.readouterr().out == ""
 
 
 def raising_circuit(angles):

@@ -81,7 +81,7 @@ def compare(circuit, runner, tolerance):
 
 
 def test_the_page_has_its_examples():
-    assert [len(lines_of(section)) for section in ("Compiled", "On default.qubit", "Refused")] == [30, 5, 9]
+    assert [len(lines_of(section)) for section in ("Compiled", "On default.qubit", "Refused")] == [30, 5, 12]
 
 
 COMPILED = [line if number % 3 == 0 else slow(*line) for number, line in enumerate(lines_of("Compiled"))]
