@@ -147,7 +147,7 @@ def resumed(run, stateful, loader, begin_epoch, epochs, select_by):
     try:
         check_progress(saved["progress"], epochs, len(loader), functools.partial(best_of, select_by=select_by))
     except ValueError as error:
-        raise InputError(f"{run.last_path} says no place to continue from ({error}); {START_OVER}") from None
+        raise InputError(f"{run.last_path} does not say where to continue ({error}); {START_OVER}") from None
     now = Progress(**saved["progress"])
     if now.step:
         now.loss_sum, now.correct = now.loss_sum[rank()], now.correct[rank()]

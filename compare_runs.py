@@ -115,7 +115,7 @@ def main(argv=None) -> int:
 
 def status_3(pending: list[str]) -> str:
     """The shell may show the exit status as a failure, so the last line says what it stands for."""
-    return f"exit status 3: not everything is decided ({', '.join(pending)}); this is no error of compare_runs.py"
+    return f"exit status 3: not everything is decided ({', '.join(pending)}); this is a result, not an error"
 
 
 def full_name(entry: dict) -> str:

@@ -43,7 +43,7 @@ def without_circuit(model: torch.nn.Module) -> torch.nn.Module:
     """The hybrid network with a `Fourier` map in its circuit's place that gives the same values.
 
     Raises:
-        InputError: it has no circuit, or one that is no linear map of the Fourier features.
+        InputError: it has no circuit, or one that is not a linear map of the Fourier features.
     """
     layer = getattr(getattr(model, "branch", None), "circuit", None)
     if not isinstance(layer, QuantumLayer):

@@ -48,7 +48,7 @@ def read_outcome(given) -> str:
 
 
 def read_margin(given) -> float:
-    """Raises `InputError` for what is no number of percentage points above 0."""
+    """Raises `InputError` for what is not a number of percentage points above 0."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
         raise InputError(f"margin: expected percentage points above 0, got {given!r}")
     return float(given)

@@ -19,7 +19,7 @@ class ScriptText:
         content: what `settings_from_constants` takes for the script's globals: `__file__`, `__doc__`, constants.
         own_rules: of the constants that the script has beside the recipe's.
         arguments: of a verb, see `settings_from_constants`.
-        experiment: name of its folder in RUN_DIR, from its call of `open_run`; None where that is no literal.
+        experiment: name of its folder in RUN_DIR, from its call of `open_run`; None where that is not a literal.
         early: whether it imports `qcifar.flags`, which checks its flags before torch is loaded.
     """
 
@@ -44,7 +44,7 @@ class ScriptText:
 
 
 class NotDeclared(InputError):
-    """The file is no experiment, or its constants can be told only by running it."""
+    """The file is not an experiment, or its constants can be told only by running it."""
 
 
 def read_script(path: Path) -> ScriptText:
@@ -78,14 +78,14 @@ def read_script(path: Path) -> ScriptText:
         except Exception:
             shown = names[0] if names else target.id
             raise NotDeclared(
-                f"{path.name}: {shown} in line {node.lineno} is no plain literal; it can be read only by running it"
+                f"{path.name}: {shown} in line {node.lineno} is not a plain literal; it can be read only by running it"
             ) from None
     early = any(isinstance(node, ast.Import) and node.names[0].name == "qcifar.flags" for node in tree.body)
     if "own_rules" not in content:
         used = any(isinstance(node, ast.Name) and node.id == "own_rules" for node in ast.walk(tree))
         if early and used:
             raise InputError(f"{path.name}: own_rules is missing; own_rules = {{}} says that no constant is its own")
-        raise NotDeclared(f"{path.name} is no experiment: it has no own_rules (docs/extending.md shows one)")
+        raise NotDeclared(f"{path.name} is not an experiment: it has no own_rules (docs/extending.md shows one)")
     rules, arguments = content["own_rules"], content.pop("arguments", ())
     return ScriptText(content, rules, arguments, _experiment_of(tree), early)
 

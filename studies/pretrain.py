@@ -60,7 +60,7 @@ def read_images(folder: Path, limit: int, seed: int) -> tuple[torch.Tensor, torc
     """Images (n, 3, 32, 32) uint8, labels (n,) int64 and the number of classes of an ImageFolder.
 
     Raises:
-        InputError: no such folder, no classes in it, or a file that is no image, by name.
+        InputError: no such folder, no classes in it, or a file that is not an image, by name.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected one sub-folder of images for each class")

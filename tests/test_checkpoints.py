@@ -61,7 +61,7 @@ def test_a_checkpoint_of_the_wrong_form_is_one_line(loaders, stopped, progress):
     saved = read_checkpoint(run.last_path)
     changed = saved["progress"] | progress if isinstance(progress, dict) else progress
     write_checkpoint(run.last_path, saved | {"progress": changed})
-    expected = r"last\.pt says no place to continue from .*--no-resume starts the run over"
+    expected = r"last\.pt does not say where to continue .*--no-resume starts the run over"
     with pytest.raises(InputError, match=expected) as caught:
         train(loaders, run)
     assert "\n" not in str(caught.value)

@@ -47,7 +47,7 @@ def test_one_seed_is_undecided_and_says_so(tmp_path, capsys):
     put_all(tmp_path, seeds=[42])
     status, lines = shown(capsys, tmp_path, "--no-report", "--details")
     assert status == 3 and any(line == "hybrid_qhead against baseline_det: undecided" for line in lines)
-    assert lines[-1] == "exit status 3: not everything is decided (1 undecided); this is no error of compare_runs.py"
+    assert lines[-1] == "exit status 3: not everything is decided (1 undecided); this is a result, not an error"
     assert any("One seed: says nothing about other seeds." in line for line in lines)
     assert not (tmp_path / "report").exists()
     assert sum(line.startswith(("baseline_det  ", "hybrid_qhead  ")) for line in lines) == 4  # runs, and comparisons
@@ -222,7 +222,7 @@ def test_against_a_control(tmp_path, capsys):
     assert [line.split()[0] for line in lines[1:3]] == ["hybrid_qhead"] * 2 and "control=fourier" in lines[1]
     status, lines = shown(capsys, tmp_path, "--no-report")
     assert status == 3 and f"no run of {BASELINE}" in lines[0] and lines[-2].startswith("nothing to compare")
-    assert lines[-1] == "exit status 3: not everything is decided (no comparison); this is no error of compare_runs.py"
+    assert lines[-1] == "exit status 3: not everything is decided (no comparison); this is a result, not an error"
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,10 @@ def test_nothing_of_the_script_runs(tmp_path):
     ("text", "said"),
     [
         ("EPOCHS = ", r"script\.py cannot be read as Python"),
-        ("EPOCHS = 3\n", r"script\.py is no experiment: it has no own_rules"),
-        ("own_rules = {}\nEPOCHS = 2 + f()\n", r"script\.py: EPOCHS in line 2 is no plain literal"),
-        ("own_rules = {'N': unknown}\n", r"script\.py: own_rules in line 1 is no plain literal"),
-        ("X = __import__('os').getcwd()\nown_rules = {}\n", r"script\.py: X in line 1 is no plain literal"),
+        ("EPOCHS = 3\n", r"script\.py is not an experiment: it has no own_rules"),
+        ("own_rules = {}\nEPOCHS = 2 + f()\n", r"script\.py: EPOCHS in line 2 is not a plain literal"),
+        ("own_rules = {'N': unknown}\n", r"script\.py: own_rules in line 1 is not a plain literal"),
+        ("X = __import__('os').getcwd()\nown_rules = {}\n", r"script\.py: X in line 1 is not a plain literal"),
     ],
 )
 def test_what_cannot_be_read(text, said, tmp_path):

@@ -50,7 +50,7 @@ def test_a_write_that_fails_leaves_the_old_file(kind, error, tmp_path, monkeypat
     monkeypatch.undo()
     if isinstance(error, OSError):
         assert f"cannot write {path}" in str(caught.value) and list(tmp_path.iterdir()) == [path]
-    WRITERS[kind](path)  # what an interrupted write left behind is no obstacle
+    WRITERS[kind](path)  # what an interrupted write left behind is not an obstacle
     assert path.read_bytes() != b"old" and list(tmp_path.iterdir()) == [path]
 
 

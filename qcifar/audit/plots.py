@@ -14,7 +14,7 @@ from .gates import Circuit
 from .measures import BINS, log_haar
 from .parts import example, qnode_of
 
-DRAWN_GATES = 300  # more are no drawing
+DRAWN_GATES = 300  # more are not readable as a drawing
 COLOUR, GREY = "#1b6ca8", "#999999"
 
 

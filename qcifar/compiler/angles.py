@@ -102,7 +102,7 @@ class Replay(nn.Module):
 
     def __init__(self, graph):
         super().__init__()
-        graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are no state
+        graph._non_persistent_buffers_set.update(graph._buffers)  # constants of the trace are not state
         self.graph, self.exact = graph, Outside(graph._buffers.items())
 
     def _apply(self, fn, recurse=True):

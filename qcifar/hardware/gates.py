@@ -63,7 +63,7 @@ class Portable:
     parameters: tuple[str, ...]
     gates: tuple[Gate, ...]
     outputs: tuple[tuple[tuple[float, tuple[int, ...]], ...], ...]  # for each value: (coefficient, qubits of Z)
-    others: Callable[[torch.Tensor], torch.Tensor] | None  # angles (B, n) -> those parameters that are no input
+    others: Callable[[torch.Tensor], torch.Tensor] | None  # angles (B, n) -> those parameters that are not an input
 
     def values(self, angles: torch.Tensor) -> np.ndarray:
         """(B, parameters) float64 for angles (B, n_inputs): one row for each image."""

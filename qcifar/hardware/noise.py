@@ -87,7 +87,7 @@ class NoiseModel:
         """A noise model of Qiskit Aer, or the one of a backend, for `NoisyCircuit.from_qiskit`.
 
         Raises:
-            InputError: Qiskit Aer is not installed, or an error of the model that is no channel on the gate's qubits.
+            InputError: Qiskit Aer is not installed, or an error of the model is not a channel on the gate's qubits.
         """
         from qcifar.hardware.transpiled import read_noise
 

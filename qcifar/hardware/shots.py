@@ -18,7 +18,7 @@ def sample(probabilities: torch.Tensor, shots: int, generator: np.random.Generat
         generator: NumPy's, from `qcifar.streams.stream(seed, "shots", ...)`.
 
     Raises:
-        InputError: rows that are no probabilities.
+        InputError: rows that are not probabilities.
     """
     if shots == 0:
         return probabilities

@@ -190,5 +190,5 @@ def _transfer(op) -> np.ndarray:
         raise InputError(f"the operation {op.name} on {op.num_qubits} qubits is not taken; transpile to a basis")
     try:
         return _from_superop(SuperOp(op).data)
-    except Exception as error:  # a gate with free parameters, or something that is no channel
+    except Exception as error:  # a gate with free parameters, or something that is not a channel
         raise InputError(f"the operation {op.name} has no noisy form here: {describe(error)}") from None

@@ -379,5 +379,6 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: 
         elif not bool(gradient.isfinite().all()):
             raise InputError(
                 f"the circuit {name}: the gradient by its {what} is not finite for {int((~gradient.isfinite()).sum())} "
-                f"of {gradient.numel()} of them, and training would stop there; use another embedding"
+                f"of {gradient.numel()} of them, and training would stop there; use another embedding, or "
+                f"--diff-method backprop"
             )

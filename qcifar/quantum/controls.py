@@ -92,7 +92,7 @@ def fourier_coefficients(function: Callable, n: int) -> torch.Tensor:
     worst = (function(tries) - fourier_features(tries) @ coefficients.T).abs().max().item()
     if not worst <= 1e-6:
         raise InputError(
-            f"the circuit is no linear map of the products of 1, cos and sin of its inputs: off by {worst:.2g}; "
+            f"the circuit is not a linear map of the products of 1, cos and sin of its inputs: off by {worst:.2g}; "
             f"expected one that takes each input once, as a rotation angle"
         )
     return coefficients

@@ -280,7 +280,7 @@ def script_text(place: str, name: str, home: Path) -> ScriptText:
     with at(place):
         text = read_script(found[0])
         if text.experiment is None:
-            raise InputError(f'{name} is no experiment: it has no call open_run(__file__, cfg, "its_name", …)')
+            raise InputError(f'{name} is not an experiment: it has no call open_run(__file__, cfg, "its_name", …)')
     return text
 
 
@@ -291,7 +291,7 @@ def _check_common(where: Places, common: dict, runs: list[dict], texts: list[Scr
         if 0 < len(having) < len(runs) and name not in ELSEWHERE:
             lacking = next(run["script"] for run in runs if run["script"] not in having)
             raise InputError(
-                f"{place}: {name} is no constant of all scripts ({lacking} has none); put it under the [[runs]] "
+                f"{place}: {name} is not a constant of all scripts ({lacking} has none); put it under the [[runs]] "
                 f"with script = {' and '.join(repr(script) for script in dict.fromkeys(having))}"
             )
         for text in texts:

@@ -122,7 +122,7 @@ def stored_threads(plan: Plan) -> int | None:
         if (path := folder / f"{name}.json").exists():
             threads = read_json(path).get("threads")
             if not isinstance(threads, int) or threads < 1:
-                raise InputError(f"{path} is no stored plan (threads: {threads!r}); move it away")
+                raise InputError(f"{path} is not a stored plan (threads: {threads!r}); move it away")
             return threads
     return None
 

@@ -138,7 +138,7 @@ def test_a_verdict_before_all_planned_seeds_are_there_is_an_interim_one(tmp_path
     store_plan(tmp_path)
     status, lines = shown(capsys, tmp_path)
     assert status == 3 and lines[2].endswith("better (interim: 3 of 6 planned seeds)"), lines
-    assert lines[-1] == "exit status 3: not everything is decided (1 interim); this is no error of compare_runs.py"
+    assert lines[-1] == "exit status 3: not everything is decided (1 interim); this is a result, not an error"
     assert all(len(line) <= 100 for line in lines[:4])
     (entry,) = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"]
     assert entry["verdict"] == "better" and entry["why"].startswith("Interim: 3 of 6 planned seeds. Better")

@@ -32,7 +32,7 @@ def head(n=4):
 
 
 def other_angles(angles):
-    """Angles that are no polynomial, and values along X and Y."""
+    """Angles that are not a polynomial, and values along X and Y."""
     qml.RX(torch.sin(angles[..., 0]), wires=0)
     qml.RY(angles[..., 1] ** 2 + 0.5, wires=1)
     qml.IsingXX(angles[..., 0] * angles[..., 1], wires=[0, 1])

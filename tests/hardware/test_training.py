@@ -113,7 +113,7 @@ def test_turns_before_a_measurement_are_as_noisy_in_training_as_in_evaluation():
     evaluated, _ = _under_noise(SimpleNamespace(mitigate=False), circuit, strengths)
     trained = in_training(x_and_y, "depolarizing=0.1,readout=0.02")(inputs, weights)
     assert torch.allclose(trained.double(), evaluated, atol=1e-6)
-    silent = NoisyCircuit(x_and_y, 2, NoiseModel.uniform(**strengths))(inputs, weights)  # its turns are no gates
+    silent = NoisyCircuit(x_and_y, 2, NoiseModel.uniform(**strengths))(inputs, weights)  # its turns are not gates
     assert not torch.allclose(silent, evaluated, atol=1e-3)
 
 

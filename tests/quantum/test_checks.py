@@ -121,7 +121,7 @@ def test_circuits_that_make_a_score_meaningless_are_refused(device):
 
 
 def test_angles_that_random_inputs_do_not_have():
-    """NaN where PennyLane has NaN is no difference, NaN elsewhere is one."""
+    """NaN where PennyLane has NaN is not a difference, NaN elsewhere is one."""
 
     def circuit(x):
         qml.RY(torch.log(x[..., 0]), wires=0)

@@ -117,7 +117,7 @@ def test_threads_are_those_of_the_stored_plan_or_of_the_extended_one(tmp_path):
     assert stored_threads(sweep_of(tmp_path).plan) == 3 and stored_threads(more) == 3
     path = tmp_path / "runs" / "plans" / "plan.json"
     path.write_text(json.dumps(read_json(path) | {"threads": "3"}))
-    with pytest.raises(InputError, match="is no stored plan"):
+    with pytest.raises(InputError, match="is not a stored plan"):
         stored_threads(more)
 
 
