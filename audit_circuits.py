@@ -7,14 +7,16 @@
 
 Prints a table for each circuit: gates and weights without effect, which output depends on what, exact closed forms,
 expressibility, entangling capability, gradient variance, what it takes to simulate it, and how classical the map is
-on real images. Writes runs/audit/<circuit>/ (of a run: audit/<circuit>/ in its folder) with audit.txt, audit.json and
-plots. docs/audit.md explains each line.
+on real images (of a finished run of the head: on the angles that it makes of them, with its trained weights). Writes
+runs/audit/<circuit>/ (of a run: audit/<circuit>/ in its folder) with audit.txt, audit.json and plots. docs/audit.md
+explains each line.
 """
 
 import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 
 # isort: split
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -26,7 +28,7 @@ from qcifar.config import Rule, one_of, own, settings_from_constants, text, whol
 from qcifar.device import set_up_torch
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
-from qcifar.experiment.finished import read_config, script_of
+from qcifar.experiment.finished import load, read_config, read_run, script_of
 from qcifar.files import write_json, write_whole
 
 SEED = 42  # of the images and, for the regressions, of the weights
@@ -37,7 +39,7 @@ QUANTUM_DEPTH = 0  # of a circuit that takes depth; 0 = as the file says, or 1
 CIRCUITS = "file"  # file (as it says), default or published: of the descriptor circuits
 WEIGHT_SHAPE = "auto"  # such as 2,4,3; auto tries the usual ones
 QUANTUM_IMAGE_SIZE = 28  # side of the grey image whose cells are averaged, pixels
-ANGLES = "auto"  # inputs of the regressions: auto (images, or random features) or an npz with inputs (rows, N)
+ANGLES = "auto"  # inputs of the regressions: auto (a run's own, images', random) or an npz with inputs (rows, N)
 PAIRS = 5000  # of random states, for expressibility
 GRADIENT_SAMPLES = 200  # random points for each gradient variance
 IMAGES = 2000  # rows of the regressions
@@ -87,6 +89,32 @@ def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
     return found
 
 
+def trained(folder: Path, cfg) -> tuple[str, torch.Tensor, torch.Tensor] | None:
+    """`Settings.trained` of a finished run of the head; None where best.pt or its data set is not at hand."""
+    run = read_config(folder)
+    constants = run.config["constants"]
+    there = constants["DATASET"] == "synthetic" or (Path(cfg.data_dir) / "cifar-100-python" / "test").is_file()
+    whole = all((folder / name).is_file() for name in ("result.json", "best.pt"))
+    if "ALPHA_START" not in constants or cfg.angles != "auto" or not (there and whole):
+        return None
+    where = SimpleNamespace(device="cpu", precision="fp32", data_dir=cfg.data_dir)
+    it = load(read_run(folder), where)
+    layer, angles = it.model.branch.circuit, []
+    layer.register_forward_pre_hook(lambda module, arguments: angles.append(arguments[0]))
+    with torch.inference_mode():
+        for x, _ in it.test_loader.batches():
+            if sum(map(len, angles)) < cfg.images:
+                it.model.logits_q(it.model.backbone(x), x)
+    found = torch.cat(angles)[: cfg.images].double()
+    when = "trained weights" if it.model.branch_on else "weights as drawn: the best epoch lies in phase A"
+    name = {"cifar100": "CIFAR-100", "synthetic": "synthetic"}[constants["DATASET"]]
+    return (
+        f"angles of {len(found)} {name} test images in this run, {when}",
+        found,
+        layer.weights.detach().double().flatten(),
+    )
+
+
 def main(argv=None):
     cfg = settings_from_constants(globals(), argv, own_rules, arguments)
     set_up_torch("cpu", "fp32")
@@ -101,7 +129,7 @@ def main(argv=None):
         circuits = [circuit for target in targets for circuit in circuits_of(target, sizes)]
     settings = Settings(
         cfg.pairs, cfg.gradient_samples, rows=cfg.images, angles=cfg.angles, data_dir=cfg.data_dir,
-        image_size=cfg.quantum_image_size, seed=cfg.seed,
+        image_size=cfg.quantum_image_size, seed=cfg.seed, trained=trained(run, cfg) if run else None,
     )  # fmt: skip
     for circuit in circuits:
         found, folder = audit(circuit, settings), output / circuit.name

@@ -6,11 +6,15 @@ import json
 import re
 import shutil
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import audit_circuits
+from qcifar.audit.classical import regressions
 from qcifar.errors import InputError
+from qcifar.experiment.finished import load, read_run
 from qcifar.files import read_json, write_json
 from qcifar.flags import check_command_line
 from tests.helpers import ROOT
@@ -140,6 +144,24 @@ def test_the_circuits_of_a_run_go_into_its_folder(calm, tmp_path, capsys):
         assert {file.name for file in (folder / "audit" / name).iterdir()} == FILES
         assert read_json(folder / "audit" / name / "audit.json")["n_inputs"] == 4
     assert f"python audit_circuits.py {calm['channels'][1]}" in (folder / "log.txt").read_text()
+
+
+def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys):
+    folder = tmp_path / "seed42"
+    shutil.copytree(calm["head"][1], folder)
+    audit_circuits.main([str(folder), *QUICK])
+    said = capsys.readouterr().out
+    assert "regressions on          angles of 40 synthetic test images in this run, trained weights" in said
+    it = load(read_run(folder), SimpleNamespace(device="cpu", precision="fp32", data_dir="nowhere"))
+    with torch.inference_mode():
+        features = torch.cat([it.model.backbone(x) for x, _ in it.test_loader.batches()])
+        angles = torch.pi * torch.tanh(it.model.branch.pre_q(features))
+        expected = regressions("", angles, it.model.branch.circuit(angles))
+    found = read_json(folder / "audit" / "head_circuit" / "audit.json")["classical"]
+    assert found["rows"] == 40 and found["linear"] == pytest.approx(expected.linear, abs=1e-3)
+    (folder / "best.pt").unlink()
+    audit_circuits.main([str(folder), *QUICK])
+    assert "times pi tanh(z), z standard normal" in capsys.readouterr().out
 
 
 def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path):

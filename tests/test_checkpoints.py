@@ -74,7 +74,7 @@ def test_a_row_of_the_wrong_form_is_one_line(loaders, stopped, entry, value):
     saved = read_checkpoint(run.last_path)
     saved["progress"]["history"][0][entry] = value
     write_checkpoint(run.last_path, saved)
-    with pytest.raises(InputError, match=r"last\.pt says no place .*history: expected scores of epoch 1, got"):
+    with pytest.raises(InputError, match=r"last\.pt does not say where .*history: expected scores of epoch 1, got"):
         train(loaders, run)
 
 

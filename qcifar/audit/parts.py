@@ -40,6 +40,8 @@ class Settings:
     data_dir: str = "./data"
     image_size: int = 28
     seed: int = 42  # of the rows and, for the regressions, of the weights
+    # For the regressions of a trained head: where its angles come from, these (rows, n) float64, its weights (W,)
+    trained: tuple[str, torch.Tensor, torch.Tensor] | None = None
 
 
 def audit(circuit: Circuit, settings: Settings) -> dict:
@@ -281,6 +283,9 @@ def _gradients(circuit: Circuit, settings: Settings) -> dict:
 
 
 def _classical(circuit: Circuit, values_of: Callable, settings: Settings) -> dict:
+    if settings.trained is not None:
+        source, inputs, weights = settings.trained
+        return asdict(regressions(source, inputs, values_of(inputs, weights.expand(len(inputs), -1))))
     source, inputs = audit_inputs(
         circuit, settings.angles, settings.data_dir, settings.image_size, settings.rows, settings.seed
     )
