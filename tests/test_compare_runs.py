@@ -12,6 +12,7 @@ import pytest
 import compare_runs
 from qcifar.comparison.words import circuit_weights
 from qcifar.errors import InputError
+from tests.helpers import ROOT
 from tests.helpers.compared import WARM, put_all, shown
 from tests.helpers.made_runs import BASELINE, CHANNELS, HEAD, write_run
 
@@ -380,6 +381,21 @@ def test_nothing_to_compare(tmp_path, exists):
 def test_flags_are_checked():
     with pytest.raises(InputError, match=r"--rundir.*--run-dir"):
         compare_runs.main(["--rundir", "x"])
+
+
+@pytest.mark.slow
+def test_the_report_of_two_hundred_runs_is_small_and_soon_there(tmp_path, capsys):
+    """15 MB, and 20 s on a core of its own; with pictures of test images, where the data set is at hand."""
+    for seed in range(20):
+        write_run(tmp_path, BASELINE, seed, top1=0.40, images=2000)
+        for layers in range(3, 12):
+            constants = WARM | {"N_LAYERS": layers}
+            write_run(tmp_path, HEAD, seed, f"n_layers={layers},epochs_warmup=1", 0.41, 2000, constants=constants)
+    began = time.process_time()
+    _, lines = shown(capsys, tmp_path, "--data-dir", ROOT / "data")
+    assert sum(line.lstrip().startswith("20 ") or " 20 " in line for line in lines) >= 10, lines
+    assert time.process_time() - began < 40
+    assert (tmp_path / "report" / "index.html").stat().st_size < 15e6
 
 
 @pytest.mark.slow
