@@ -1,5 +1,6 @@
 """The README's table, the tables of docs/findings.md and all comparisons follow from the stored predictions."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def shown(entry):
 
 def test_the_tables_of_the_findings_follow_from_the_comparisons():
     tables = list(tables_of_the_findings())
-    assert tables
+    assert [folder.name for _, folder, _ in tables] == ["controls_head", "controls_channels"]
     for script, folder, rows in tables:
         comparisons, seen = read_json(folder / "summary.json")["comparisons"], []
         for row in rows:
@@ -131,3 +132,20 @@ def test_the_tables_of_the_findings_follow_from_the_comparisons():
             assert [twin] == expected and (twins or twin in ("", "not asked")), first
         left_out = {one["control"] for one in comparisons if one["baseline"] == BASELINE and one not in seen}
         assert left_out <= {"jitter", "planted"}, f"{folder}: not in the table"
+
+
+def test_the_table_of_sensitivity_follows_from_the_runs():
+    folder = ROOT / "studies" / "sensitivity"
+    ((table,),) = [re.findall(r"<!-- studies/sensitivity head -->\n((?:\|.*\n)+)", FINDINGS)]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    comparisons = read_json(folder / "summary.json")["comparisons"]
+    with (folder / "runs.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    for first, n, difference, verdict, with_minus_without in rows:
+        entry = entry_of(comparisons, "head", "planted", re.search(r"PLANTED ([\d.]+)", first)[1])
+        assert (int(n), difference, verdict) == (entry["n_seeds"], shown(entry), entry["verdict"]), first
+        mine = [run for run in runs if (run["experiment"], run["variant"]) == (SCRIPTS["head"], entry["variant"])]
+        gaps = np.array([100 * (float(run["test_top1"]) - float(run["dependence_top1_without"])) for run in mine])
+        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
+        assert with_minus_without == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"), first
+    assert len(rows) == sum(entry["experiment"] == SCRIPTS["head"] for entry in comparisons) == 4
