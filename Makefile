@@ -61,11 +61,11 @@ lint: $(READY)
 	fi
 	touch $@
 
-$(BIN)/hardware-installed: requirements-hardware.txt tests/requirements.txt | $(READY)
+$(BIN)/hardware-installed: requirements-hardware.txt tests/requirements.txt $(READY)
 	if command -v uv >/dev/null; then \
-		uv pip install --python $(PY) $(^:%.txt=-r %.txt); \
+		uv pip install --python $(PY) $(patsubst %,-r %,$(filter %.txt,$^)); \
 	else \
-		$(PY) -m pip install --disable-pip-version-check $(^:%.txt=-r %.txt); \
+		$(PY) -m pip install --disable-pip-version-check $(patsubst %,-r %,$(filter %.txt,$^)); \
 	fi
 	touch $@
 

@@ -58,8 +58,8 @@ def main(argv=None) -> int:
     cfg = settings_from_constants(globals(), argv, own_rules, (folders,))
     tops = [Path(folder) for folder in cfg.folders or [cfg.run_dir]]
     runs, left_out = find_runs(tops)
-    around = {run.folder.parent: planned_dir(run.folder) for run in runs}.values()
-    plans = read_plans([*tops, *filter(None, dict.fromkeys(around))])
+    one_of_each = {run.folder.parent: run.folder for run in runs}.values()
+    plans = read_plans([*tops, *filter(None, map(planned_dir, one_of_each))])
     margin = cfg.margin or (plans[-1]["margin"] if plans else 0.5)
     if not runs:
         say_left_out(left_out)

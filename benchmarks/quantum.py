@@ -278,6 +278,7 @@ def training_step(n_qubits: int, batch: int, repeats: int) -> float:
             "head": begin("head", [*common, "--epochs-warmup", "0", "--n-qubits", str(n_qubits)]),
         }
     both["head"].on_epoch_start(0)
+    assert both["head"].model.branch_on
     images, labels = next(both["baseline"].train_loader.batches(0))
 
     def step(it):

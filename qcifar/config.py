@@ -238,9 +238,16 @@ def check(name: str, value, rule: Rule) -> None:
     if not rule.accepts(value):
         infinite = isinstance(value, float) and not math.isfinite(value)
         expected = rule.expected.replace("a number", "a finite number") if infinite else rule.expected
-        huge = isinstance(value, int) and value.bit_length() > 100
-        got = f"a number of {value.bit_length()} bits" if huge else repr(value)
-        raise InputError(f"{name} ({flag(name)}): expected {expected}, got {got}")
+        raise InputError(f"{name} ({flag(name)}): expected {expected}, got {_shown(value)}")
+
+
+def _shown(value) -> str:
+    if isinstance(value, int) and value.bit_length() > 100:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        return repr(value)
+    except ValueError:  # such a number in a list
+        return f"a {type(value).__name__}"
 
 
 def _as_plain(value):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 
 _before_imports: dict[int, object] = {}  # signal: what handled it before `stop_in_one_line`
 
@@ -57,8 +58,8 @@ def stop_in_one_line() -> None:
 
 
 def end_of_imports() -> None:
-    """Signals are handled as they were before `stop_in_one_line`."""
-    while _before_imports:
+    """Signals are handled as they were before `stop_in_one_line`; only the main thread can say so."""
+    while _before_imports and threading.current_thread() is threading.main_thread():
         signal.signal(*_before_imports.popitem())
 
 

@@ -8,8 +8,8 @@
 
 Compares test top-1 of heads that were trained under a noise with that of heads trained with ideal circuits, all tested
 under that noise: the plan's margin, Student's interval over its seeds, a verdict as compare_runs.py makes it
-(docs/statistics.md). The same with ideal circuits at test time comes second and is corrected over both. Prints the
-sentences; the second argument, if given, is a file for all numbers (JSON). Exit status 3 if one is undecided.
+(docs/statistics.md), corrected over all noises. The same with ideal circuits at test time is corrected over everything.
+Prints the sentences; the second argument, if given, is a file for all numbers (JSON). Exit status 3: one is undecided.
 """
 
 import sys
@@ -37,7 +37,7 @@ def main(argv=None) -> int:
     cfg = settings_from_constants(globals(), argv, own_rules, arguments)
     plan = plan_of(Path(cfg.folder))
     heads, images = evaluated(Path(cfg.folder), plan)
-    entries = [entry for kind in sorted(heads) for entry in compared(kind, heads[kind], images, plan["margin"])]
+    entries = verdicts(heads, images, plan["margin"])
     for entry in entries:
         tested = "with ideal circuits" if entry["tested"] == "none" else f"under {entry['tested']}"
         kind = f"{entry['constants']}, " if len(heads) > 1 else ""
@@ -65,7 +65,7 @@ def evaluated(folder: Path, plan: Plan) -> tuple[Heads, int]:
     Raises:
         InputError: the plan varies no noise; a head was not evaluated under one of its noises, or on fewer images.
     """
-    jobs = [job for job in plan["jobs"] if "QUANTUM_NOISE" in job["constants"]]
+    jobs = [job for job in plan["jobs"] if "QUANTUM_NOISE" in (job.get("constants") or {})]
     noises = {canonical_noise(job["constants"]["QUANTUM_NOISE"]) for job in jobs} | {"none"}
     if len(noises) < 2:
         raise InputError(f"{plan.path}: expected heads with QUANTUM_NOISE none and others, see studies/noise.toml")
@@ -100,18 +100,22 @@ def scores_of(run: Path) -> dict[tuple[str, int], float]:
     return scores
 
 
+def verdicts(heads: Heads, images: int, margin: float) -> list[dict]:
+    """All entries of `compared` with their verdicts; the family are those tested under the noise of the training."""
+    entries = [entry for kind in sorted(heads) for entry in compared(kind, heads[kind], images, margin)]
+    return decide(entries, [entry["tested"] == entry["trained"] for entry in entries])
+
+
 def compared(kind: str, seeds: dict[int, dict[str, Tested]], images: int, margin: float) -> list[dict]:
-    """For each noise in training two entries of `qcifar.comparison.verdict.decide`: tested under it, and without."""
-    found = []
+    """For each noise in training two entries of `qcifar.comparison.verdict`: tested under it, and without."""
+    entries = []
     for noise in sorted({trained for one in seeds.values() for trained in one} - {"none"}):
         pairs = {seed: one for seed, one in sorted(seeds.items()) if {noise, "none"} <= one.keys()}
-        entries = []
         for tested in (noise, "none"):
             ours, theirs = ([one[trained][tested] for one in pairs.values()] for trained in (noise, "none"))
             entry = compare_accuracies(ours, theirs, list(pairs), images, margin)
             entries.append(entry | {"constants": kind, "trained": noise, "tested": tested})
-        found += decide(entries, [True, False])
-    return found
+    return entries
 
 
 if __name__ == "__main__":

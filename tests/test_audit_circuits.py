@@ -159,9 +159,17 @@ def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys):
         expected = regressions("", angles, it.model.branch.circuit(angles))
     found = read_json(folder / "audit" / "head_circuit" / "audit.json")["classical"]
     assert found["rows"] == 40 and found["linear"] == pytest.approx(expected.linear, abs=1e-3)
+    _, measured, weights = audit_circuits.trained(folder, SimpleNamespace(data_dir="nowhere", angles="auto", images=33))
+    assert measured.shape == (33, 4) and torch.equal(
+        weights, it.model.branch.circuit.weights.detach().double().view(-1)
+    )
+    torch.testing.assert_close(measured, angles[:33].double(), rtol=0, atol=1e-5)
     (folder / "best.pt").unlink()
     audit_circuits.main([str(folder), *QUICK])
     assert "times pi tanh(z), z standard normal" in capsys.readouterr().out
+    (folder / "best.pt").write_bytes(b"damaged")
+    audit_circuits.main([str(folder), *QUICK])
+    assert re.search(r"note: .*best\.pt.*; the regressions are on angles of random", capsys.readouterr().out)
 
 
 def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path):

@@ -78,10 +78,12 @@ class Inert:
 
     gates: list[int]  # places; each alone
     together: bool  # whether all of them can be taken away at once
-    pairs: list[tuple[int, int]]  # places of two gates that each have an effect, and none together; all at once
+    pairs: list[tuple[int, int]]  # places of two gates that have an effect, and none together; all at once
     pairs_tried: int  # the nearest first
     pairs_there: int  # pairs of gates that each have an effect
-    two_qubit_live: int  # gates on several qubits that are left when as many of these as possible are taken away
+    two_qubit_live: (
+        int  # gates on several qubits that are left when these are taken away, one by one from the end if not at once
+    )
     entanglement: float  # Meyer-Wallach mean of the states then
 
 
@@ -107,7 +109,7 @@ def inert_gates(gates: Gates, count: int = POINTS, work: float = PAIR_WORK) -> I
 
 
 def _removable(gates: Gates, angles: torch.Tensor, before: torch.Tensor, found: list[int]) -> frozenset[int]:
-    """Those of `found` that can be away at once: all, or as many as can be taken one by one from the circuit's end."""
+    """Those of `found` that can be away at once: all, or those that can be taken one by one from the circuit's end."""
 
     def same(without: frozenset[int]) -> bool:
         return bool(((values(gates, angles, without) - before).abs() <= TOLERANCE).all())

@@ -41,7 +41,7 @@ def _effect(found: dict) -> list[tuple[str, str]]:
         rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}"))
         if inert or effect["inert_pairs"]:
             left = effect["entanglement_without_inert"]
-            which = "them" if effect["inert_together"] else "as many of them as can go at once"
+            which = "them" if effect["inert_together"] else "those that can go, one by one from the end"
             rows.append(("entanglement left", f"{left:.3f} (Meyer-Wallach) without {which}"))
     if effect["weights"]:
         dead = [str(tuple(place)) for place in effect["inert_weights"]]

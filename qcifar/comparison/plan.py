@@ -48,7 +48,7 @@ class Plan:
 
     def holds(self, run: FinishedRun) -> bool:
         """Whether a run lies in the plan's run directory; it says nothing of others."""
-        return os.path.abspath(run.folder).startswith(os.path.abspath(self.path.parent.parent) + os.sep)
+        return os.path.realpath(self.path.parent.parent) in run.run_dirs
 
     @property
     def seeds(self) -> dict[str, list[int]]:
@@ -79,7 +79,7 @@ def read_plans(run_dirs: list[Path]) -> list[Plan]:
     Raises:
         InputError: one is not whole, or was edited.
     """
-    plans, different = [], {os.path.abspath(top): top for top in reversed(run_dirs)}.values()
+    plans, different = [], {os.path.realpath(top): top for top in reversed(run_dirs)}.values()
     for path in sorted(path for top in different for path in (top / "plans").glob("*.json")):
         if path.name.endswith((".state.json", ".slurm.json")):
             continue

@@ -88,6 +88,11 @@ class FinishedRun:
         return 100 * self.result["test_top1"]
 
     @functools.cached_property
+    def run_dirs(self) -> frozenset[str]:
+        """Where it lies, see `run_dirs_of`; all links followed."""
+        return frozenset(os.path.realpath(path) for path in run_dirs_of(self.folder))
+
+    @functools.cached_property
     def history(self) -> list[dict]:
         """Rows of metrics.csv; numbers where a cell is one."""
         return read_metrics(self.folder / "metrics.csv")
@@ -111,8 +116,12 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
         InputError: one of `folders` does not exist.
     """
     found, left_out, apart = [], [], Counter()
+    asked = {path for top in folders for one in _both(top) for path in (one, *one.parents)}
+    inside: dict[Path, Path | None] = {}  # folder of an experiment or a variant -> what `_plan_inside` says of its runs
     for folder in dict.fromkeys(path for top in folders for path in _run_folders(top)):
-        if planned := _plan_inside(folder, folders):
+        if folder.parent not in inside:
+            inside[folder.parent] = _plan_inside(folder, asked)
+        if planned := inside[folder.parent]:
             apart[planned] += 1
             continue
         try:
@@ -140,21 +149,34 @@ def _run_folders(top: Path) -> list[Path]:
     return sorted(path for depth in depths for path in top.glob(depth) if path.is_dir())
 
 
+def _both(path: Path) -> tuple[Path, Path]:
+    """Where it lies as it is named, and where with all links followed."""
+    return Path(os.path.abspath(path)), Path(os.path.realpath(path))
+
+
+def run_dirs_of(folder: Path) -> tuple[Path, ...]:
+    """The run directory of a run's folder, <experiment>/[<name=value variant>/]seed<k>; two, if a link leads there."""
+    found = (one.parents[2 if "=" in one.parent.name else 1] for one in _both(folder) if len(one.parents) > 2)
+    return tuple(dict.fromkeys(found))
+
+
 def planned_dir(folder: Path) -> Path | None:
-    """The run directory with stored plans that a run's folder lies in, absolute; None where there is none."""
-    above = Path(os.path.abspath(folder)).parents[1:3]  # of an experiment, or of one and a variant
-    return next((path for path in above if any((path / "plans").glob("*.json"))), None)
+    """The run directory of a run's folder if plans are stored there, absolute."""
+    return next((path for path in run_dirs_of(folder) if any((path / "plans").glob("*.json"))), None)
 
 
-def _plan_inside(folder: Path, tops: list[Path]) -> Path | None:
-    """The run directory with plans of a run that was found on the way down from one of `tops`, none of which it is.
+def _plan_inside(folder: Path, asked: set[Path]) -> Path | None:
+    """The run directory with plans of a run that was found on the way down, if it is not itself one of `asked`.
 
     What was decided for one run directory says nothing of all that lies around it, so its runs are compared apart.
+
+    Args:
+        asked: the folders that are compared, and all that they lie in.
     """
     planned = planned_dir(folder)
-    if planned is None or any(planned in (path, *path.parents) for path in map(Path, map(os.path.abspath, tops))):
+    if planned is None or planned in asked or Path(os.path.realpath(planned)) in asked:
         return None
-    return next(path for path in folder.parents if os.path.abspath(path) == str(planned))
+    return next((path for path in folder.parents if os.path.abspath(path) == str(planned)), planned)
 
 
 def read_run(folder: Path) -> FinishedRun:

@@ -120,9 +120,7 @@ class Runtime:
             if len(result) == 0:  # `Jobs` says that it came back short
                 return np.zeros((0, 2**n), dtype=np.int64)
             return counts_of(result[0].data, n)
-        except (
-            Exception
-        ) as error:  # of another version, or without our register: it was paid for, and is not a failed job
+        except Exception as error:  # of another version, or without our register: a job that was paid for did not fail
             raise InputError(
                 f"{self.name}: the result of {job_id} cannot be read: {describe(error)}{self._kept(job_id, result)}; "
                 f"the service has it still, and nothing was submitted again"

@@ -133,7 +133,7 @@ def trained_outside(circuit: Callable, n_qubits: int, weight_shape: tuple[int, .
     Those of a module are left out where the circuit is a method of it: they are that module's.
 
     Raises:
-        InputError: one of them is no `nn.Parameter`, so that nothing would train it.
+        InputError: one of them is not an `nn.Parameter`, so that nothing would train it.
     """
     with torch.enable_grad():
         tape = qml.tape.make_qscript(circuit)(*_probes(2, n_qubits, weight_shape))
@@ -367,6 +367,8 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: 
         )
     learns = {"angles": probe} | ({"weights": layer.weights} if layer.weights.requires_grad else {})
     gradients: list[torch.Tensor | None] = [None] * len(learns)
+    method = getattr(getattr(layer.runner, "qnode", layer.runner), "diff_method", "backprop")
+    instead = "" if method == "backprop" else ", or --diff-method backprop"
     if values.requires_grad:
         try:
             ramp = torch.linspace(0.5, 1.5, n_qubits, device=device)
@@ -379,6 +381,5 @@ def check_layer(layer: QuantumLayer, n_qubits: int, device: torch.device, note: 
         elif not bool(gradient.isfinite().all()):
             raise InputError(
                 f"the circuit {name}: the gradient by its {what} is not finite for {int((~gradient.isfinite()).sum())} "
-                f"of {gradient.numel()} of them, and training would stop there; use another embedding, or "
-                f"--diff-method backprop"
+                f"of {gradient.numel()} of them, and training would stop there; use another embedding{instead}"
             )

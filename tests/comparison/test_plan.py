@@ -233,6 +233,29 @@ def test_a_run_directory_with_a_plan_is_compared_by_itself_and_its_plan_is_never
         assert "interim: 4 of 6 planned seeds" in capsys.readouterr().out, folders
 
 
+def test_a_plan_says_nothing_of_run_directories_inside_its_own(tmp_path, capsys):
+    put_all(tmp_path)
+    store_plan(tmp_path)
+    put_all(tmp_path / "px32", seeds=range(7, 10), recipe="ffffff")
+    _, lines = shown(capsys, tmp_path / "px32", "--no-report")
+    assert any(re.match(r"hybrid_qhead +3 ", line) for line in lines) and not any("plan" in line for line in lines)
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert "plan small of 2026-01-01T00:00:00Z: as planned" not in lines  # something exploratory is beside it
+    assert not any("Added afterwards" in line for line in lines)
+
+
+def test_a_plan_is_found_through_links_and_counts_once(tmp_path, capsys):
+    put_all(tmp_path / "core", seeds=range(4))
+    store_plan(tmp_path / "core")
+    links = [tmp_path / name for name in ("all", "b", "h")]
+    for link, target in zip(links, ("core", f"core/{BASELINE}", f"core/{HEAD}"), strict=True):
+        link.symlink_to(tmp_path / target)
+    for folders in (links[:1], links[1:], [tmp_path / "core", links[0]]):
+        _, lines = shown(capsys, *folders, "--no-report")
+        assert any("interim: 4 of 6 planned seeds" in line for line in lines), folders
+        assert "(1 interim)" in lines[-1]
+
+
 def test_a_plan_speaks_of_its_own_run_directory_only(tmp_path, capsys):
     one, two, three = (tmp_path / name for name in ("px32", "px64", "more"))
     put_all(one)

@@ -180,16 +180,18 @@ def test_memory_that_is_not_there_is_refused_with_the_numbers(n_qubits, device, 
 
 def test_memory_is_looked_at_where_a_circuit_falls_back_too(monkeypatch):
     def circuit(inputs, weights):
-        qml.AngleEmbedding(inputs, wires=range(10))
-        for i in range(10):
+        n = inputs.shape[-1]
+        qml.AngleEmbedding(inputs, wires=range(n))
+        for i in range(n):
             qml.RY(weights[i], wires=i)
-        return [qml.expval(qml.Hermitian(torch.eye(2).numpy(), wires=i)) for i in range(10)]
+        return [qml.expval(qml.Hermitian(torch.eye(2).numpy(), wires=i)) for i in range(n)]
 
-    assert not isinstance(make_runner(circuit, "fast", 10, (10,), "backprop", images=128), CompiledCircuit)
-    monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 30 * 2**20)
+    assert not isinstance(make_runner(circuit, "fast", 4, (4,), "backprop", images=128), CompiledCircuit)
+    monkeypatch.setattr("qcifar.quantum.checks.free_memory", lambda where: 2**29)
     for device in ("fast", "default.qubit"):
-        with pytest.raises(InputError, match=r"circuit on 10 qubits needs 0.0 GB on default.qubit .*, 0.0 GB are free"):
-            make_runner(circuit, device, 10, (10,), "backprop", images=128)
+        line = r"circuit on 14 qubits needs 0.9 GB on default.qubit \(128 images, 28 gates\), 0.5 GB are free"
+        with pytest.raises(InputError, match=line):
+            make_runner(circuit, device, 14, (14,), "backprop", images=128)
 
 
 def test_memory_of_a_compiled_circuit_is_refused_with_the_numbers(monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 from scipy import stats
 
+from qcifar.comparison.statistics import holm
 from qcifar.errors import InputError
 from qcifar.files import read_json, write_json
 from qcifar.sweep.plan import read_plan
@@ -53,6 +54,21 @@ def test_kinds_are_paired_by_seed(top, tmp_path, capsys):
     first, second = read_json(tmp_path / "found.json")["comparisons"]
     assert first["interval_seeds"] == pytest.approx([low, high]) and first["verdict"] == "better"
     assert first["p_holm"] == first["p_t"] and second["tested"] == "none"  # the question is not corrected for the rest
+
+
+def test_several_noises_are_corrected_together():
+    def tested(seed, gains):
+        return {"none": 30.0 + 0.1 * seed * gains[0], "a": 20 + gains[0] * (seed % 3), "b": 20 + gains[1] * (seed % 2)}
+
+    seeds = {
+        seed: {"none": tested(seed, (0, 0)), "a": tested(seed, (0.3, 0)), "b": tested(seed, (0, 0.2))}
+        for seed in range(6)
+    }
+    entries = {(one["trained"], one["tested"]): one for one in under_noise.verdicts({"": seeds}, 9, 0.5)}
+    assert set(entries) == {("a", "a"), ("a", "none"), ("b", "b"), ("b", "none")}
+    ours = [entries["a", "a"], entries["b", "b"]]
+    assert [one["p_holm"] for one in ours] == holm([one["p_t"] for one in ours])
+    assert ours[0]["p_holm"] > ours[0]["p_t"]
 
 
 def test_every_planned_head_must_be_evaluated(top, tmp_path):
