@@ -17,7 +17,6 @@ READY := $(if $(CONDA),,.venv/installed)
 PY := $(BIN)/python
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthetic).toml
-TESTS := $(PY) -m pytest -n 2 --dist loadfile  # a file's tests share what it has prepared
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
 .PHONY: cpu demo study test test-slow test-all hardware lint requirements clean
@@ -35,11 +34,11 @@ study: $(READY)
 	$(PY) compare_runs.py $(basename $(SMALL:studies/%=runs/%)) || test $$? = 3  # 3: something is undecided, as it should be
 
 test: $(READY)
-	$(TESTS) -m "not slow and not hardware"
+	$(PY) -m tests.helpers.halves
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)
-	$(TESTS) -m "slow and not hardware"
+	$(PY) -m pytest -n 2 --dist loadfile -m "slow and not hardware"  # a file's tests share what it has prepared
 
 test-all: test test-slow
 

@@ -205,7 +205,7 @@ BAD = [  # what is replaced, by what, and what is said, with its place
     ("[1, 2]", "[]", r"line 20: N_LAYERS: an empty list"),
     ("[1, 2]", "[1, 1]", r"line 20: N_LAYERS: a value is given twice"),
     ("IMG_SIZE = 32", "IMG_SIZE = 8", r"\[common\], line 11: IMG_SIZE \(--img-size\): expected a whole number from 16"),
-    ("IMG_SIZE = 32", "N_LAYERS = 3", r"line 11: N_LAYERS is no .* \(baseline has none\); .* script = 'head'"),
+    ("IMG_SIZE = 32", "N_LAYERS = 3", r"line 11: N_LAYERS is not .* \(baseline has none\); .* script = 'head'"),
     ("IMG_SIZE = 32", "IMG_SIZES = 32", r"line 11: unknown constant of .*: IMG_SIZES; did you mean IMG_SIZE\?"),
     ("IMG_SIZE = 32", "SEED = 3", r"line 11: SEED cannot be set here: seeds stand under \[decided\]"),
     ("IMG_SIZE = 32", 'RUN_DIR = "x"', r"line 11: RUN_DIR cannot be set here: it stands at the top"),
