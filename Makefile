@@ -43,8 +43,8 @@ test-slow: $(READY)
 test-all: test test-slow
 
 hardware: $(BIN)/hardware-installed
-	$(PY) -m pytest -m hardware tests/hardware
-	$(PY) -m pytest tests/test_export_head.py tests/test_events.py
+	$(PY) -m pytest -n 2 --dist loadfile -m hardware tests/hardware
+	$(PY) -m pytest -n 2 --dist loadfile tests/test_export_head.py tests/test_events.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

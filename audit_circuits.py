@@ -16,6 +16,9 @@ import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 
 # isort: split
 import itertools
+import multiprocessing
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +67,7 @@ arguments = (("circuit", "?", "FILE.py:name, or the folder of a run; none means 
 
 # Where the scripts make their circuits. They are loaded as anybody's file, not imported.
 scripts = ("cifar100_hybrid_Qhead.py:make_circuit", "cifar100_quantum_channels.py:make_circuits")
+asked: list[tuple[Circuit, Settings, Path]] = []  # here, since forked processes inherit it: circuits cannot be pickled
 sizes_of_a_run = ("n_qubits", "n_layers", "quantum_depth", "circuits")  # settings that its constants decide
 
 
@@ -140,14 +144,25 @@ def main(argv=None):
         cfg.pairs, cfg.gradient_samples, rows=cfg.images, angles=cfg.angles, data_dir=cfg.data_dir,
         image_size=cfg.quantum_image_size, seed=cfg.seed, trained=trained(run, cfg) if run else None,
     )  # fmt: skip
-    for circuit in circuits:
-        found, folder = audit(circuit, settings), output / circuit.name
-        table = as_text(found, text_drawing(circuit))
-        print(f"{table}\n")
-        write_json(folder / "audit.json", found)
-        write_whole(folder / "audit.txt", lambda file, written=table: file.write(f"{written}\n".encode()))
-        write_plots(folder, circuit, found)
-        print(f"{folder}/ has this as audit.txt and audit.json, and plots\n")
+    asked[:] = [(circuit, settings, output / circuit.name) for circuit in circuits]
+    if len(asked) > 1 and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
+        with multiprocessing.get_context("fork").Pool(min(len(asked), len(os.sched_getaffinity(0)))) as pool:
+            for said in pool.imap(audited, range(len(asked))):
+                print(said)
+    else:
+        for said in map(audited, range(len(asked))):
+            print(said)
+
+
+def audited(place: int) -> str:
+    """Audit the circuit at a place of `asked`, write its folder, and return what is printed of it."""
+    circuit, settings, folder = asked[place]
+    found = audit(circuit, settings)
+    table = as_text(found, text_drawing(circuit))
+    write_json(folder / "audit.json", found)
+    write_whole(folder / "audit.txt", lambda file: file.write(f"{table}\n".encode()))
+    write_plots(folder, circuit, found)
+    return f"{table}\n\n{folder}/ has this as audit.txt and audit.json, and plots\n"
 
 
 if __name__ == "__main__":

@@ -46,13 +46,13 @@ def printed(output, *argv):
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory):
     """Folder, what was printed, and the seconds, of the command without anything."""
-    folder, started = tmp_path_factory.mktemp("audit"), time.process_time()
-    return folder, printed(folder), time.process_time() - started
+    folder, started = tmp_path_factory.mktemp("audit"), time.perf_counter()
+    return folder, printed(folder), time.perf_counter() - started
 
 
 def test_the_scripts_circuits_with_their_constants(standard):
     folder, shown, seconds = standard
-    assert seconds < 20  # 10 on cores of its own
+    assert seconds < 30  # 10 with the imports, on two cores of its own
     names = ("head_circuit", "edge_circuit", "texture_circuit")
     assert folders(folder) == dict.fromkeys(names, FILES)
     for name in names:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch.nn.functional import interpolate
 from torchvision.datasets import CIFAR100
 from torchvision.datasets.utils import calculate_md5
@@ -127,6 +126,8 @@ def load_split(path: Path, data: Dataset, seed: int, val_fraction: float) -> Spl
 
 
 def _create_split(path: Path, data: Dataset, seed: int, val_fraction: float) -> None:
+    from sklearn.model_selection import train_test_split  # here, since it takes a second to import and runs once
+
     labels = data.train_labels.numpy()
     try:
         train, val = train_test_split(
