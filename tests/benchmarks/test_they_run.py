@@ -11,6 +11,7 @@ def test_circuits_in_every_way_without_peers():
     assert {Row.ours, Row.exact, Row.backprop, Row.adjoint} <= quantum.head(4, 2, 8, 1, inductor_too=False).keys()
 
 
+@pytest.mark.slow
 def test_a_step_of_the_head_beside_the_baselines():
     assert quantum.training_step(4, 4, 1) > 0
 

@@ -3,8 +3,8 @@
     python -m tests.helpers.halves [arguments of pytest]
 
 pytest-xdist, which runs the slow tests, takes 15 ms for each of these 3,000 and imports all files twice: a minute more.
-What lies in tests/ itself, with studies/ and benchmarks/, takes about as long as what lies in its other folders. Each
-half has its own folder for temporary files, and is shown when it has ended, so that their lines do not mix; the exit
+What lies in tests/ itself, with sweep/, studies/ and benchmarks/, takes about as long as what lies in its other
+folders. Each half has its own folder for temporary files, and is shown when it has ended, so that their lines do not mix; the exit
 status is that of a half that failed.
 """
 
@@ -19,9 +19,9 @@ QUICK = "not slow and not hardware"  # marks, see pyproject.toml
 
 
 def halves() -> tuple[list[Path], list[Path]]:
-    """The files of tests/ and of two of its folders, and those of the others."""
+    """The files of tests/ and of three of its folders, and those of the others."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    top = [path for path in files if path.parent.name in ("tests", "studies", "benchmarks")]
+    top = [path for path in files if path.parent.name in ("tests", "sweep", "studies", "benchmarks")]
     return top, [path for path in files if path not in top]
 
 
