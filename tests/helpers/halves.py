@@ -4,8 +4,8 @@
 
 pytest-xdist, which runs the slow tests, takes 15 ms for each of these 3,000 and imports all files twice: a minute more.
 What lies in tests/ itself, with sweep/, studies/ and benchmarks/, takes about as long as what lies in its other
-folders. Each half has its own folder for temporary files, and is shown when it has ended, so that their lines do not mix; the exit
-status is that of a half that failed.
+folders. Each half has its own folder for temporary files, and is shown when it has ended, so that their lines do not
+mix; the exit status is that of a half that failed.
 """
 
 import subprocess
