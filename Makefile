@@ -17,6 +17,7 @@ READY := $(if $(CONDA),,.venv/installed)
 PY := $(BIN)/python
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthetic).toml
+IN_TWO := $(PY) -m pytest -n 2 --dist loadfile
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
 .PHONY: cpu demo study test test-slow test-all hardware lint requirements clean
@@ -38,13 +39,13 @@ test: $(READY)
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)
-	$(PY) -m pytest -n 2 --dist loadfile -m "slow and not hardware"  # a file's tests share what it has prepared
+	$(IN_TWO) -m "slow and not hardware"  # a file's tests share what it has prepared
 
 test-all: test test-slow
 
 hardware: $(BIN)/hardware-installed
-	$(PY) -m pytest -n 2 --dist loadfile -m hardware tests/hardware
-	$(PY) -m pytest -n 2 --dist loadfile tests/test_export_head.py tests/test_events.py
+	$(IN_TWO) -m hardware tests/hardware
+	$(IN_TWO) tests/test_export_head.py tests/test_events.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

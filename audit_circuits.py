@@ -15,9 +15,9 @@ explains each line.
 import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 
 # isort: split
+import contextlib
 import itertools
 import multiprocessing
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,8 @@ from qcifar.audit.plots import text_drawing, write_plots
 from qcifar.audit.source import WITHOUT_CIRCUIT, Circuit, Sizes, circuits_of, circuits_that_ran
 from qcifar.audit.words import as_text
 from qcifar.config import Rule, one_of, own, settings_from_constants, text, whole
-from qcifar.device import set_up_torch
+from qcifar.data.cifar import at_hand
+from qcifar.device import cores_at_hand, set_up_torch
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import load, read_config, read_run, script_of
@@ -99,9 +100,9 @@ def trained(folder: Path, cfg) -> tuple[str, torch.Tensor, torch.Tensor] | None:
     """`Settings.trained` of a finished run of the head; None where best.pt or its data set is not at hand."""
     run = read_config(folder)
     constants = run.config["constants"]
-    there = constants["DATASET"] == "synthetic" or (Path(cfg.data_dir) / "cifar-100-python" / "test").is_file()
     whole = all((folder / name).is_file() for name in ("result.json", "best.pt"))
-    if "ALPHA_START" not in constants or cfg.angles != "auto" or not (there and whole):
+    wanted = "ALPHA_START" in constants and cfg.angles == "auto"
+    if not (wanted and whole and at_hand(constants["DATASET"], cfg.data_dir)):
         return None
     where = SimpleNamespace(device="cpu", precision="fp32", data_dir=cfg.data_dir)
     try:
@@ -121,11 +122,8 @@ def trained(folder: Path, cfg) -> tuple[str, torch.Tensor, torch.Tensor] | None:
     if constants.get("QUANTUM_NOISE", "none") != "none" or constants.get("SHOTS"):
         when += ", ideal circuit"
     name = {"cifar100": "CIFAR-100", "synthetic": "synthetic"}[constants["DATASET"]]
-    return (
-        f"angles of {len(found)} {name} test images in this run, {when}",
-        found,
-        layer.weights.detach().double().flatten(),
-    )
+    source = f"angles of {len(found)} {name} test images in this run, {when}"
+    return source, found, layer.weights.detach().double().flatten()
 
 
 def main(argv=None):
@@ -145,12 +143,12 @@ def main(argv=None):
         image_size=cfg.quantum_image_size, seed=cfg.seed, trained=trained(run, cfg) if run else None,
     )  # fmt: skip
     asked[:] = [(circuit, settings, output / circuit.name) for circuit in circuits]
-    if len(asked) > 1 and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
-        with multiprocessing.get_context("fork").Pool(min(len(asked), len(os.sched_getaffinity(0)))) as pool:
-            for said in pool.imap(audited, range(len(asked))):
-                print(said)
-    else:
-        for said in map(audited, range(len(asked))):
+    processes = min(len(asked), cores_at_hand()) if sys.platform == "linux" else 1
+    with contextlib.ExitStack() as stack:
+        spread = map
+        if processes > 1:
+            spread = stack.enter_context(multiprocessing.get_context("fork").Pool(processes)).imap
+        for said in spread(audited, range(len(asked))):
             print(said)
 
 

@@ -26,7 +26,7 @@ from qcifar.comparison.runs import Circuit, FinishedRun, Group, Report, find_run
 from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, interim, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
-from qcifar.data.cifar import load_dataset
+from qcifar.data.cifar import at_hand, load_dataset
 from qcifar.decided import BASELINE
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
@@ -178,12 +178,11 @@ def made(runs: list[FinishedRun]) -> dict:
 
 def test_images(pairs: list[Paired], data_dir: Path) -> dict[str, np.ndarray]:
     """{data set: (n, 32, 32, 3) uint8} of the data sets that are at hand; nothing is downloaded."""
-    there = {"cifar100": (data_dir / "cifar-100-python" / "test").exists(), "synthetic": True}
     names = {pair.group.first.dataset for pair in pairs}
     return {
         name: load_dataset(name, data_dir).test_images.permute(0, 2, 3, 1).numpy()
         for name in sorted(names)
-        if there.get(name)
+        if at_hand(name, data_dir)
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qcifar.config import settings_from_constants
+from qcifar.device import cores_at_hand
 from qcifar.distributed import started_by_torchrun
 from qcifar.errors import InputError
 from qcifar.experiment.identity import git_commit
@@ -97,11 +98,6 @@ def conditions(device: torch.device) -> str:
     hardware = torch.cuda.get_device_name(device) + ", " + cores if device.type == "cuda" else cores
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     return f"`{command}` on {time.strftime('%Y-%m-%d')}, commit {_commit()}, {hardware}, torch {torch.__version__}"
-
-
-def cores_at_hand() -> int:
-    """Cores that this process may use, not those that the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _commit() -> str:

@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.common import SCRIPTS, begin, conditions, cores_at_hand, in_turns, save
+from benchmarks.common import SCRIPTS, begin, conditions, in_turns, save
 from benchmarks.plain import in_own_process, pillow_loader
 from DLfunctions import Progress, Stop, train_one_epoch
 from qcifar.config import settings_from_constants, whole
-from qcifar.device import CoreShare
+from qcifar.device import CoreShare, cores_at_hand
 from qcifar.errors import run_script
 
 DEVICE = "auto"  # auto, cpu, cuda or cuda:1

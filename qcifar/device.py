@@ -106,6 +106,11 @@ def free_memory(device: torch.device) -> int | None:
     return min(found, default=None)
 
 
+def cores_at_hand() -> int:
+    """Cores that this process may use, not those that the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class CoreShare:
     """One line of warning where the threads of this process do not get the cores that they need.
 
@@ -120,7 +125,7 @@ class CoreShare:
     def __init__(self, device: torch.device, warn: Callable[[str], None]):
         self.threads, self.warn, self.steps = torch.get_num_threads(), warn, 0
         self.looking = device.type == "cpu"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = cores_at_hand()
         if self.looking and self.threads > cores:
             self.looking = False
             warn(f"warning: {self.threads} threads on {cores} cores are slow; use OMP_NUM_THREADS={cores}")

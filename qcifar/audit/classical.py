@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision.datasets import CIFAR100
 
-from qcifar.data.cifar import load_dataset
+from qcifar.data.cifar import at_hand, load_dataset
 from qcifar.errors import InputError
 from qcifar.files import read_npz
 from qcifar.quantum.descriptors import input_angles
@@ -92,7 +92,7 @@ def audit_inputs(
 @functools.lru_cache(maxsize=1)
 def image_set(data_dir: str) -> tuple[str, torch.Tensor]:
     """Name of the set and its test images (n, 3, 32, 32) uint8: CIFAR-100 if its files lie in `data_dir`."""
-    if (Path(data_dir) / CIFAR100.base_folder / "test").is_file():
+    if at_hand("cifar100", data_dir):
         try:
             found = CIFAR100(data_dir, train=False, download=False)  # checks the files' md5
         except (OSError, RuntimeError) as error:

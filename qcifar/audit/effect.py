@@ -81,9 +81,8 @@ class Inert:
     pairs: list[tuple[int, int]]  # places of two gates that have an effect, and none together; all at once
     pairs_tried: int  # the nearest first
     pairs_there: int  # pairs of gates that each have an effect
-    two_qubit_live: (
-        int  # gates on several qubits that are left when these are taken away, one by one from the end if not at once
-    )
+    # Gates on several qubits that are left when these are taken away, one by one from the end if not at once.
+    two_qubit_live: int
     entanglement: float  # Meyer-Wallach mean of the states then
 
 

@@ -140,12 +140,7 @@ def _run_folders(top: Path) -> list[Path]:
         raise InputError(f"no folder {top}: expected runs of the three scripts; name their folder, or use --run-dir")
     if (top / "config.json").exists():
         return [top]
-    depths = (
-        "seed*",
-        "*/seed*",
-        "*/*/seed*",
-        "*/*/*/seed*",
-    )  # of an experiment, a variant, a run directory, of several
+    depths = [f"{'*/' * depth}seed*" for depth in range(4)]  # of an experiment, ..., a folder of run directories
     return sorted(path for depth in depths for path in top.glob(depth) if path.is_dir())
 
 

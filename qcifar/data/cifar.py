@@ -61,6 +61,11 @@ def load_dataset(name: str, data_dir: str | Path) -> Dataset:
     return Dataset(name, *parts, fingerprint(*(part.numpy() for part in parts)))
 
 
+def at_hand(name: str, data_dir: Path | str) -> bool:
+    """Whether the test images of a data set can be had without downloading anything."""
+    return name == "synthetic" or (Path(data_dir) / CIFAR100.base_folder / "test").is_file()
+
+
 def _cifar100(root: Path) -> tuple[torch.Tensor, ...]:
     folder = root / CIFAR100.base_folder
     known = CIFAR100.train_list + CIFAR100.test_list + [[CIFAR100.meta["filename"], CIFAR100.meta["md5"]]]

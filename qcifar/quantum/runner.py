@@ -117,9 +117,11 @@ def _runner(circuit, device_name, n_qubits, weight_shape, diff_method, images) -
     measured = count_measurements(circuit, n_qubits, weight_shape)
     by_name = functools.partial(make_qnode, circuit, pennylane_name, n_qubits, diff_method, measured)
     in_pennylane = by_name()  # its own, to be tried out: a device that has run cannot be pickled
-    refuse = functools.partial(refuse_too_wide, circuit, n_qubits, weight_shape, images, diff_method == "backprop")
+    refuse = functools.partial(
+        refuse_too_wide, circuit, n_qubits, weight_shape, images, diff_method == "backprop", measured
+    )
     if pennylane_name == "default.qubit" and (device_name != "fast" or measured or n_qubits > MAX_QUBITS):
-        refuse(measured)
+        refuse()
     if device_name == "fast":
         refuse_too_deep(circuit, n_qubits, weight_shape, images)
     refuse_mixing(in_pennylane, n_qubits, weight_shape, images)
@@ -133,7 +135,7 @@ def _runner(circuit, device_name, n_qubits, weight_shape, diff_method, images) -
         why = f"compiled, it {error} (please report this)"
     except Exception as error:  # default.qubit has just run it
         why = f"it cannot be compiled: {describe(error)} (please report this)"
-    refuse(measured)
+    refuse()
     by = f" by {diff_method}" if diff_method else ""
     why = " ".join(why.split())
     distributed.say(f"{circuit_name(circuit)}: {why}; it runs on default.qubit{by}, about {SLOWER} times slower")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from qcifar.device import free_memory
+from qcifar.device import cores_at_hand, free_memory
 from qcifar.errors import Interrupted
 from qcifar.files import make_folder
 from qcifar.sweep.plan import Job, Plan
@@ -42,11 +42,6 @@ class Running:
     gpu: str | None
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def gpus_for(plan: Plan) -> list[str]:
     """The GPUs that jobs are dealt out to, as CUDA_VISIBLE_DEVICES names them; none if a job names its own device."""
     if any(job.constants.get("DEVICE") not in ("auto", "cuda") for job in plan.jobs) or not torch.cuda.is_available():
@@ -57,7 +52,7 @@ def gpus_for(plan: Plan) -> list[str]:
 
 def choose_threads(plan: Plan, gpus: list[str]) -> int:
     """Threads of each job: the cores shared out among as many jobs as there can be at once."""
-    return max(1, cores() // min(len(plan.jobs), len(gpus) or cores()))
+    return max(1, cores_at_hand() // min(len(plan.jobs), len(gpus) or cores_at_hand()))
 
 
 def choose_jobs(plan: Plan, gpus: list[str], threads: int) -> int:
@@ -67,8 +62,8 @@ def choose_jobs(plan: Plan, gpus: list[str], threads: int) -> int:
     if any(str(job.constants.get("DEVICE")).startswith("cuda") for job in plan.jobs):
         return 1
     free, need = free_memory(torch.device("cpu")), max(memory(job.constants) for job in plan.jobs)
-    fitting = cores() if free is None else int(free // need)
-    return max(1, min(cores() // threads, fitting))
+    fitting = cores_at_hand() if free is None else int(free // need)
+    return max(1, min(cores_at_hand() // threads, fitting))
 
 
 def memory(constants: dict) -> float:

@@ -168,7 +168,7 @@ def test_jobs_get_their_threads_and_the_gpu_of_their_place(tmp_path, monkeypatch
 
 def test_how_many_jobs_and_threads_are_chosen(tmp_path, monkeypatch):
     plan = sweep_of(tmp_path, seeds="0-5").plan
-    monkeypatch.setattr(local, "cores", lambda: 16)
+    monkeypatch.setattr(local, "cores_at_hand", lambda: 16)
     monkeypatch.setattr(local, "free_memory", lambda device: int(100e9))
     assert local.choose_threads(plan, []) == 2 and local.choose_jobs(plan, [], 2) == 8
     assert local.choose_threads(plan, ["0", "1"]) == 8 and local.choose_jobs(plan, ["0", "1"], 8) == 2
@@ -176,7 +176,7 @@ def test_how_many_jobs_and_threads_are_chosen(tmp_path, monkeypatch):
     assert local.choose_jobs(plan, [], 2) == 2  # 1.2 GB and a few images each
     monkeypatch.setattr(local, "free_memory", lambda device: None)
     assert local.choose_jobs(plan, [], 1) == 16
-    monkeypatch.setattr(local, "cores", lambda: 2)
+    monkeypatch.setattr(local, "cores_at_hand", lambda: 2)
     assert local.choose_threads(plan, []) == 1
     on_gpu = sweep_of(tmp_path, 'DEVICE = "cuda:1"').plan
     assert local.choose_jobs(on_gpu, [], 1) == 1 and local.gpus_for(on_gpu) == []
