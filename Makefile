@@ -55,7 +55,7 @@ lint: $(READY)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	rm -rf .venv
 	if command -v uv >/dev/null; then \
-		uv venv --python $(PYTHON) .venv && uv pip install --python $(PY) -r requirements.txt; \
+		uv venv --python $(PYTHON) .venv && uv pip install --compile-bytecode --python $(PY) -r requirements.txt; \
 	else \
 		$(PYTHON) -m venv .venv && $(PY) -m pip install --disable-pip-version-check -r requirements.txt; \
 	fi
@@ -63,7 +63,7 @@ lint: $(READY)
 
 $(BIN)/hardware-installed: requirements-hardware.txt tests/requirements.txt $(READY)
 	if command -v uv >/dev/null; then \
-		uv pip install --python $(PY) $(patsubst %,-r %,$(filter %.txt,$^)); \
+		uv pip install --compile-bytecode --python $(PY) $(patsubst %,-r %,$(filter %.txt,$^)); \
 	else \
 		$(PY) -m pip install --disable-pip-version-check $(patsubst %,-r %,$(filter %.txt,$^)); \
 	fi

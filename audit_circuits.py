@@ -16,6 +16,8 @@ import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 
 # isort: split
 import contextlib
+import functools
+import gc
 import itertools
 import multiprocessing
 import sys
@@ -145,22 +147,33 @@ def main(argv=None):
     asked[:] = [(circuit, settings, output / circuit.name) for circuit in circuits]
     processes = min(len(asked), cores_at_hand()) if sys.platform == "linux" else 1
     with contextlib.ExitStack() as stack:
-        spread = map
+        spread, start = map, lambda function, arguments: SimpleNamespace(get=functools.partial(function, *arguments))
         if processes > 1:
-            spread = stack.enter_context(multiprocessing.get_context("fork").Pool(processes)).imap
-        for said in spread(audited, range(len(asked))):
+            gc.freeze()  # the processes need not look through what was imported, nor copy it
+            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(processes))
+            spread, start = pool.imap, pool.apply_async
+        drawings = []  # jobs of their own, so that no core waits while the last circuit is drawn
+        for place, (found, said) in enumerate(spread(audited, range(len(asked)))):
+            drawings.append(start(drawn, (place, found)))
             print(said)
+        for drawing in drawings:
+            drawing.get()
 
 
-def audited(place: int) -> str:
-    """Audit the circuit at a place of `asked`, write its folder, and return what is printed of it."""
+def audited(place: int) -> tuple[dict, str]:
+    """Audit the circuit at a place of `asked`, write its numbers, and return them and what is printed of it."""
     circuit, settings, folder = asked[place]
     found = audit(circuit, settings)
     table = as_text(found, text_drawing(circuit))
     write_json(folder / "audit.json", found)
     write_whole(folder / "audit.txt", lambda file: file.write(f"{table}\n".encode()))
+    return found, f"{table}\n\n{folder}/ has this as audit.txt and audit.json, and plots\n"
+
+
+def drawn(place: int, found: dict) -> None:
+    """Write the plots of an audited circuit."""
+    circuit, _, folder = asked[place]
     write_plots(folder, circuit, found)
-    return f"{table}\n\n{folder}/ has this as audit.txt and audit.json, and plots\n"
 
 
 if __name__ == "__main__":

@@ -143,12 +143,16 @@ def generators(gates: Gates) -> dict[tuple, qml.pauli.PauliSentence]:
     """The different generators, without identity, as sums of Pauli words; those that differ by a factor count once."""
     moves = (gates.by_input.any(1) | gates.by_weight.any(1) | ~gates.linear).tolist()
     before, found = np.eye(2**gates.n_wires, dtype=complex), {}
+    seen = set()  # matrices: most gates share theirs with another, and taking one apart is slow
     order = list(range(gates.n_wires))
     for op, angle in _single_angles(gates):
         if angle is None or not moves[angle]:
             before = qml.matrix(op, wire_order=order) @ before
             continue
         matrix = before.conj().T @ qml.matrix(op.generator(), wire_order=order) @ before
+        if (same := (matrix.round(9) + 0.0).tobytes()) in seen:  # + 0.0: no -0.0
+            continue
+        seen.add(same)
         sentence = qml.pauli.pauli_sentence(qml.pauli_decompose(matrix, hide_identity=False))
         kept = {word: complex(c).real for word, c in sentence.items() if len(word) and abs(c) > 1e-12}
         if kept:

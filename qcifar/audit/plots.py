@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pennylane as qml
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from qcifar.files import write_whole
 
@@ -43,7 +44,7 @@ def write_plots(folder: Path, circuit: Circuit, found: dict) -> list[Path]:
 
 
 def _save(figure: Figure, file) -> None:
-    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})  # margins by hand: "tight" would draw everything twice
 
 
 def circuit_figure(circuit: Circuit) -> Figure:
@@ -63,14 +64,16 @@ def cones_figure(found: dict) -> Figure:
     if effect["weights"]:
         parts["weight"] = np.array(effect["weights_of_output"])
     widths = [max(2, part.shape[1]) for part in parts.values()]
-    figure = Figure(figsize=(1.5 + 0.25 * sum(widths), 2.2))
+    width = max(1.5 + 0.25 * sum(widths), 1 + 0.07 * len(found["name"]), 3)  # inches; the title fits, too
+    figure = Figure(figsize=(width, 2.2))
+    figure.subplots_adjust(left=0.7 / width, right=1 - 0.2 / width, bottom=0.22, top=0.82)
     all_axes = figure.subplots(1, len(parts), squeeze=False, width_ratios=widths)[0]
     for axes, (name, part) in zip(all_axes, parts.items(), strict=True):
         axes.imshow(part, cmap="Blues", vmin=0, vmax=1.3, aspect="auto", interpolation="nearest")
         axes.set(xlabel=name, yticks=range(len(part)))
         axes.xaxis.get_major_locator().set_params(integer=True)
     all_axes[0].set_ylabel("output")
-    figure.suptitle(f"{found['name']}: what an output depends on", fontsize=9)
+    figure.suptitle(f"{found['name']}\nwhat an output depends on", fontsize=8)
     return figure
 
 
@@ -79,6 +82,7 @@ def fidelities_figure(found: dict) -> Figure:
     expressed = found["states"]["expressibility"]
     centres = (np.arange(BINS) + 0.5) / BINS
     figure = Figure(figsize=(5, 3))
+    figure.subplots_adjust(left=0.14, right=0.97, bottom=0.17, top=0.9)
     axes = figure.subplots()
     axes.bar(centres, expressed["histogram"], width=1 / BINS, color=COLOUR, label=found["name"])
     axes.plot(centres, np.exp(log_haar(2 ** found["specs"]["qubits"])), color="black", lw=1, label="Haar")
@@ -92,11 +96,15 @@ def gradients_figure(found: dict) -> Figure:
     """Variance of the first output's derivatives against qubits, with the fit, and against layers."""
     gradients = found["gradients"]
     figure = Figure(figsize=(7, 3))
+    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.17, top=0.9, wspace=0.08)
     for axes, key in zip(figure.subplots(1, 2, sharey=True), ("qubits", "layers"), strict=True):
         sizes = np.array(list(gradients[key]), dtype=float)
         variances = np.array(list(gradients[key].values()))
         axes.semilogy(sizes, variances, "o", color=COLOUR)
         axes.set(xlabel=key)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         if key == "qubits" and gradients["exponent"] is not None:
             middle = np.log2(variances[variances > 0]).mean() + gradients["exponent"] * sizes[variances > 0].mean()
             fit = 2 ** (middle - gradients["exponent"] * sizes)
