@@ -77,6 +77,7 @@ def test_the_page_has_what_is_printed_and_commands_that_work(real_data, standard
         check_command_line(ROOT / "audit_circuits.py", command.split())
 
 
+@pytest.mark.slow
 def test_the_published_circuits(tmp_path, capsys):
     target = str(ROOT / "cifar100_quantum_channels.py:make_circuits")
     audit_circuits.main([target, *QUICK, "--circuits", "published", "--n-qubits", "2", "--output", str(tmp_path)])
@@ -135,6 +136,7 @@ def test_flags_are_checked_before_anything_loads_and_a_file_is_no_flag():
         check_command_line(script, ["mine.py:f", "--pairs", "3"])
 
 
+@pytest.mark.slow
 def test_the_circuits_of_a_run_go_into_its_folder(calm, tmp_path, capsys):
     folder = tmp_path / "seed42"
     shutil.copytree(calm["channels"][1], folder)
@@ -146,6 +148,7 @@ def test_the_circuits_of_a_run_go_into_its_folder(calm, tmp_path, capsys):
     assert f"python audit_circuits.py {calm['channels'][1]}" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys):
     folder = tmp_path / "seed42"
     shutil.copytree(calm["head"][1], folder)
@@ -172,6 +175,7 @@ def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys):
     assert re.search(r"note: .*best\.pt.*; the regressions are on angles of random", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path):
     with pytest.raises(InputError, match="this run has no circuit"):
         audit_circuits.main([str(calm["baseline"][1])])

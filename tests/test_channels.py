@@ -52,6 +52,7 @@ def test_default_circuits_have_no_inert_gate(circuit, n_qubits, depth):
     assert [effect for effect in effects if effect[1] <= 1e-3] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("circuit", DEFAULT_PAIR)
 @pytest.mark.parametrize(("n_qubits", "depth"), SIZES)
 def test_every_default_output_mixes_cells(circuit, n_qubits, depth):

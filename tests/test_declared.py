@@ -65,6 +65,7 @@ def with_bom(path, ends="\n"):
     path.write_bytes(codecs.BOM_UTF8 + path.read_text(encoding="utf-8").replace("\n", ends).encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_saved_with_a_byte_order_mark_is_the_same_script(name, ends, tmp_path, capsys):

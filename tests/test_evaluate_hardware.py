@@ -98,6 +98,7 @@ def test_readout_inversion_undoes_readout_errors(evaluations):
     assert "zero noise" not in row["mitigated"]
 
 
+@pytest.mark.slow
 def test_modes_in_one_call_and_a_second_call(head, capsys):
     first = evaluated(head, "--shots", "100", "--noise", "depolarizing=0.01/0.1", "--images", "30", "--repeats", "3")
     assert ("shots", "no noise", 100) in first and ("noise", "depolarizing=0.1", 0) in first
@@ -272,6 +273,7 @@ def test_a_run_without_a_circuit_is_refused(name, calm, tmp_path):
         bad_input([str(folder), "--shots", "10"], "its best epoch lies in phase A")
 
 
+@pytest.mark.slow
 def test_the_device_of_training_executes_nothing(tmp_path, monkeypatch):
     device = ("--quantum-device", "lightning.qubit", "--diff-method", "adjoint")
     result, folder = run("head", tmp_path, *ONE_EPOCH["head"], "--train-limit", "32", "--eval-limit", "16", *device)

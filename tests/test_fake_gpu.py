@@ -44,6 +44,7 @@ def placed(thing, mode):
     return thing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["channels", slow("head"), slow("baseline")])
 def test_a_step_on_a_gpu_copies_its_random_parameters_and_nothing_else(name, fake, tmp_path):
     it = prepare(name, tmp_path, "--train-limit", "512", "--batch-size", "64")  # all operations in the first steps

@@ -65,6 +65,7 @@ def test_the_heads_circuit_is_a_linear_map_of_fixed_features(n_qubits, n_layers)
     assert error_on_others(encoded_twice) > 1e-2  # else this would show nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [*HOW, ("lightning.qubit", "adjoint")])
 def test_head_can_be_pickled(how):
     inputs, weights = random_head(3)
@@ -192,6 +193,7 @@ def scaled_circuit(angles, weights, n_qubits):
     return head_circuit(angles * INPUT_SCALING, weights, n_qubits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["fast", "default.qubit"])
 def test_a_parameter_at_the_top_of_the_script_is_trained_stored_and_continued(device, tmp_path, monkeypatch):
     def start(place, *more):

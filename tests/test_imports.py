@@ -112,6 +112,7 @@ def files_of(folder):
     return top | {path for path in (folder / "qcifar").rglob("*") if "__pycache__" not in path.parts}
 
 
+@pytest.mark.slow
 def test_importing_creates_no_file_and_draws_no_number(tmp_path):
     modules = [module for path, module in MODULES.items() if path.parts[0] not in PROGRAMS]
     assert len(modules) >= 25 and {"DLfunctions", "compare_runs", *EXPERIMENTS} < set(modules)

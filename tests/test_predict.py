@@ -66,6 +66,7 @@ def photo(tmp_path):
 # ---- the run's own predictions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_exported_test_images_give_the_runs_own_predictions(name, calm, later, synthetic, tmp_path, capsys):
     _, folder = later if name == "head" else calm[name]
@@ -391,6 +392,7 @@ def test_as_a_user_starts_it(photo, tmp_path):
     assert done.returncode == 0 and "1  class" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_as_a_user_gives_it(photo, tmp_path):
     done = started(tmp_path, "run", photo, "--devise", "cpu")
     assert (done.returncode, done.stderr) == (2, "error: unknown flag --devise; did you mean --device?\n")

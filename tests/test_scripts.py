@@ -229,6 +229,7 @@ def test_no_resume_starts_over(tmp_path):
     assert result["epochs"] == 2 and len((folder / "metrics.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["baseline", slow("channels"), slow("head")])
 def test_a_pretrained_network_with_another_stem_says_so_in_the_log(name, tmp_path):
     weights = tmp_path / "weights.pt"
@@ -244,6 +245,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network"),  # the baseline does nothing to a network but give it 100 classes, as both others do
     [

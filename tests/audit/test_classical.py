@@ -48,6 +48,7 @@ def test_circuits_with_weights_get_angles_as_the_head_makes_them():
     assert not torch.equal(angles, audit_inputs(SCRIPTS_CIRCUITS["head"], "auto", "nowhere", 28, 500, 43)[1])
 
 
+@pytest.mark.slow
 def test_descriptors_get_cell_angles_of_real_images(real_data):
     said, angles = audit_inputs(SCRIPTS_CIRCUITS["edge"], "auto", str(ROOT / "data"), 28, 50, 42)
     assert "50 CIFAR-100 test" in said

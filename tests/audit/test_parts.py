@@ -34,6 +34,7 @@ def audits():
     }
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_of_the_heads_audit(audits):
     assert audits["head"]["left_out"] == []
     assert all(audits["head"][part] for part in ("specs", "effect", "closed_form", "states", "gradients", "classical"))

@@ -21,6 +21,7 @@ def contents(folder):
     return result, config, columns, read_npz(folder / "predictions.npz", ("index", "label", "logits", "dataset"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", KINDS.values())
 def test_files_have_the_entries_of_a_real_run(calm, tmp_path, experiment):
     (real,) = [folder for result, folder in calm.values() if result["experiment"] == experiment]

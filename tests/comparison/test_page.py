@@ -204,6 +204,7 @@ def test_nothing_is_loaded_and_the_markup_is_whole(written):
     assert "<img" in html and html.count('role="img" aria-label="') >= len(FIGURES)
 
 
+@pytest.mark.slow
 def test_the_same_report_is_the_same_bytes_and_leaves_matplotlib_alone(full, written, tmp_path):
     before = dict(matplotlib.rcParams)
     write_report(dataclasses.replace(full, circuits=(make_circuit(),)), tmp_path)
@@ -379,6 +380,7 @@ OUTSIDE = """[...document.querySelectorAll('body *')].filter(one => !one.closest
     .map(one => one.outerHTML.slice(0, 80))"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_a_browser_shows_it(full, written, tmp_path):
     html = written[0] / "index.html"

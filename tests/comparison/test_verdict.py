@@ -185,6 +185,7 @@ def test_a_one_sided_interval_rules_out_any_gain():
     assert undecided["verdict"] == "undecided" and "Rules out any gain and a loss above" in undecided["why"]
 
 
+@pytest.mark.slow
 def test_false_verdicts_are_as_rare_as_promised():
     """Made-up runs without a true difference, image by image, through all of it."""
     rng = stream(0, "verdicts")

@@ -330,6 +330,7 @@ def equals_pennylane(fast, circuit):
     return values.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_change_of_what_is_read_is_followed(form):
     circuit, change = FORMS[form]()

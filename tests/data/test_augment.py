@@ -281,6 +281,7 @@ def drawn_by_torchvision(name):
     return np.array(crops).T, np.array([[box[key] for key in "ijhw"] for box in boxes]).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["published", slow("oblong")])
 @pytest.mark.parametrize("kind", ["crop", "erase"])
 def test_boxes_are_distributed_as_torchvisions(name, kind):

@@ -162,6 +162,7 @@ def test_sizes_types_and_balance(data, sizes, request):
         assert not torch.equal(labels, labels.sort().values)  # the first k are not all of one class
 
 
+@pytest.mark.slow
 def test_published_md5_sums_and_pixels(real_data):
     """That the fixture accepts the files shows that the sums are right, where they are these."""
     assert [md5 for _, md5 in CIFAR100.train_list + CIFAR100.test_list] == [

@@ -44,6 +44,7 @@ def test_shared_code_is_what_makes_images_networks_training_and_scores():
     assert not {"qcifar/config.py", "qcifar/files.py", "qcifar/experiment/folder.py"} & shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -62,6 +63,7 @@ def test_what_no_number_depends_on_is_not_seen(of, old, new):
     assert old in SOURCE and of(SOURCE.replace(old, new)) == of(SOURCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [

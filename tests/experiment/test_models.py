@@ -261,6 +261,7 @@ FAMILIES = {
 QUICK = {"resnet18", "densenet121", "mobilenet_v3_small", "regnet_y_400mf", "shufflenet_v2_x0_5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in FAMILIES])
 def test_any_network_gives_its_head_and_its_first_convolution(name):
     """Split and put together again it is the same network, and so it is with channels that count nothing."""

@@ -156,6 +156,7 @@ def test_edited_code_is_noticed_and_once_accepted_it_stays_so(tmp_path):
     assert code == 2 and "other code: my_scale.py changed" in said
 
 
+@pytest.mark.slow
 def test_identity_is_on_disk_before_training_and_names_all_code(tmp_path):
     for name in SCRIPTS:
         it = prepare(name, tmp_path, *SHORT, *(["--epochs-warmup", "0"] if name == "head" else []))

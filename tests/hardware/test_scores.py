@@ -35,6 +35,7 @@ def covered(intervals, truth):
     return ((low <= truth) & (truth <= high)).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 3, 10])
 @pytest.mark.parametrize(("near", "lasting"), [(0.1, 0.0), (0.02, 0.0), (0.02, 0.01)])
 def test_the_intervals_cover_for_other_images_and_other_shots(repeats, near, lasting):
@@ -105,6 +106,7 @@ def test_where_a_difference_ends_that_is_uncertain_or_not_there():
     assert worse["why"] == "the ideal circuits are not better than the baseline on these images"
 
 
+@pytest.mark.slow
 def test_the_interval_of_where_it_ends_covers():
     """A difference of 2 points that falls to -2 on a line, images drawn anew: 95 % of the intervals hold its end."""
     draw, n, times, strengths = stream(0, "ends"), 4000, 200, list(np.geomspace(0.001, 0.1, 9))

@@ -70,6 +70,7 @@ def assert_right(layer, circuit):
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_qubits", "depth"), [(14, 1), (4, 18), slow(12, 4), slow(9, 5)])
 def test_wide_and_deep_circuits_of_the_channels_are_compiled(n_qubits, depth, capsys):
     """The texture circuit's gradients in single precision, which descriptors do not use, are off by 1e-4 and more."""
@@ -113,6 +114,7 @@ def amplitudes(angles, weights):
     return layers_and_z(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["lightning.qubit", "default.qubit"])
 def test_gradients_that_are_no_numbers_are_refused_before_the_run(device):
     layer, x = layer_of(amplitudes, device, "adjoint"), torch.randn(5, 4, requires_grad=True)
@@ -217,6 +219,7 @@ def test_iqp_embedding_is_refused_by_adjoint_where_it_gives_values_of_another_sh
     assert "IndexError" in refusal(iqp, "default.qubit", "adjoint", images=images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [("fast", "backprop"), ("default.qubit", "backprop"), ("lightning.qubit", "parameter-shift")]
 )
@@ -254,6 +257,7 @@ ABOVE_EIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "method"), ON)
 @pytest.mark.parametrize("circuit", ABOVE_EIGHT)
 def test_what_happens_in_large_batches_only_is_found_with_the_size_that_will_be_used(circuit, device, method):
@@ -274,6 +278,7 @@ def test_the_scripts_try_circuits_with_the_batches_that_they_will_use(name, circ
     assert not list(tmp_path.rglob("seed*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["backprop", "parameter-shift"])
 def test_a_head_on_a_device_that_computes_nothing_is_named_before_the_run(method, tmp_path):
     notes = prepare("head", tmp_path, "--quantum-device", "null.qubit", "--diff-method", method).run.notes

@@ -178,6 +178,7 @@ def test_memory_that_is_not_there_is_refused_with_the_numbers(n_qubits, device, 
         make_runner(circuit, device, n_qubits, shape, "backprop", images=128)
 
 
+@pytest.mark.slow
 def test_memory_is_looked_at_where_a_circuit_falls_back_too(monkeypatch):
     def circuit(inputs, weights):
         n = inputs.shape[-1]

@@ -103,6 +103,7 @@ def test_fewer_pixels_than_cells_are_refused(images):
         input_angles(images[:2], 5, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "tolerance"), [("fast", 1e-5), ("default.qubit", 1e-10)])  # fast: float32
 @pytest.mark.parametrize("pair", ["default", "published"])
 @pytest.mark.parametrize(("n_qubits", "depth", "n_images"), [(4, 1, 20), (4, 2, 20), slow(12, 1, 40)])

@@ -187,6 +187,7 @@ CONVERSIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conversion", CONVERSIONS)
 @pytest.mark.parametrize(
     "line",
@@ -234,6 +235,7 @@ def test_a_second_derivative_under_compile_is_refused(circuit):
             (gradient**2).sum().backward()
 
 
+@pytest.mark.slow
 def test_parameter_shift_is_right_for_a_gate_without_a_shift_rule():
     def circuit(x, w):
         qml.AngleEmbedding(x, wires=range(4))

@@ -46,6 +46,7 @@ def study(tmp_path_factory):
     return path, top
 
 
+@pytest.mark.slow
 def test_everything_is_there_and_small(study):
     path, top = study
     folder = path.with_suffix("")
@@ -63,6 +64,7 @@ def test_everything_is_there_and_small(study):
     )
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_runs(study):
     path, top = study
     packed = read_packed(path.with_suffix("") / "predictions.npz")

@@ -74,6 +74,7 @@ def test_images_of_a_job(tmp_path):
     assert images(sweep_of(tmp_path, 'DATASET = "cifar100"\nTRAIN_LIMIT = 90_000').plan.jobs[0]) == 40_000
 
 
+@pytest.mark.slow
 def test_disk_without_a_run_is_that_of_real_checkpoints(tmp_path):
     """Of a run of the baseline: its checkpoints, and what the formula says of its network."""
     result, folder = run("baseline", tmp_path / "real", *RESNET, *ONE_EPOCH["baseline"])

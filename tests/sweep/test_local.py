@@ -83,6 +83,7 @@ def interrupted(sweep, *signums, jobs=2):
     return caught.value
 
 
+@pytest.mark.slow
 def test_interrupted_twice_and_continued(tmp_path, capsys):
     sweep = sweep_of(tmp_path, 'BEHAVIOUR = "waits"', seeds="0-3")
     folders, before = [job.folder for job in sweep.plan.jobs], signal.getsignal(signal.SIGINT)
