@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from qcifar.audit import Settings, audit
 from qcifar.audit.plots import text_drawing, write_plots
-from qcifar.audit.source import WITHOUT_CIRCUIT, Circuit, Sizes, circuits_of, circuits_that_ran
+from qcifar.audit.source import WITHOUT_CIRCUIT, Circuit, Sizes, circuits_of, circuits_that_ran, makes_circuits
 from qcifar.audit.words import as_text
 from qcifar.config import Rule, one_of, own, settings_from_constants, text, whole
 from qcifar.data.cifar import at_hand
@@ -38,6 +38,7 @@ from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import load, read_config, read_run, script_of
 from qcifar.files import write_json, write_whole
+from qcifar.quantum.layer import QuantumLayer
 
 SEED = 42  # of the images and, for the regressions, of the weights
 DATA_DIR = "./data"  # holds cifar-100-python/; without it, the synthetic images are taken
@@ -91,9 +92,16 @@ def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
     cfg.quantum_image_size = constants.get("QUANTUM_IMAGE_SIZE", cfg.quantum_image_size)
     script = ROOT / f"{script_of(run)}.py"
     found = circuits_that_ran(script, Sizes.of_run(constants), fingerprints, control)
-    if not found:
+    if not found and not makes_circuits(script):
         raise InputError(
-            f"{folder}: none of its circuits is one that {script.name} makes now: the script was edited since"
+            f"{folder}: {script.name} has neither make_circuit nor make_circuits, which give the circuits of a run; "
+            f"name the function: python audit_circuits.py {script.name}:name"
+        )
+    if not found:
+        commit = run.config.get("git_commit")
+        raise InputError(
+            f"{folder}: none of its circuits is one that {script.name} makes now: the script was edited since; undo "
+            f"that (the run is of commit {commit}), or name a function: python audit_circuits.py {script.name}:name"
         )
     return found
 
@@ -113,6 +121,11 @@ def trained(folder: Path, cfg) -> tuple[str, torch.Tensor, torch.Tensor] | None:
         print(f"note: {error}; the regressions are on angles of random features\n")
         return None
     layer, angles = it.model.branch.circuit, []
+    if not isinstance(layer, QuantumLayer):
+        raise InputError(
+            f"{folder}: this run has no circuit; CONTROL {constants['CONTROL']} puts "
+            f"a {type(layer).__name__} in its place"
+        )
     layer.register_forward_pre_hook(lambda module, arguments: angles.append(arguments[0]))
     enough = -(-min(cfg.images, len(it.test_loader.images)) // it.test_loader.batch_size)
     with torch.inference_mode():

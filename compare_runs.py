@@ -27,7 +27,7 @@ from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, interim, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
 from qcifar.data.cifar import at_hand, load_dataset
-from qcifar.decided import BASELINE
+from qcifar.decided import BASELINE, SHORT
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import script_of
@@ -65,7 +65,7 @@ def main(argv=None) -> int:
         say_left_out(left_out)
         where = ", ".join(map(str, tops))
         raise InputError(f"no finished run in {where}: run one of the three scripts, or name another folder")
-    refuse_unknown_name(cfg.against, runs)
+    cfg.against = full_name_of(cfg.against, runs)
     runs, added = planned_only(runs, plans)
     runs, damaged = with_predictions(runs)
     groups = group_runs(runs)
@@ -124,13 +124,23 @@ def full_name(entry: dict) -> str:
     return name if entry["baseline"] == BASELINE else f"{name} against {entry['baseline']}"
 
 
-def refuse_unknown_name(against: str, runs: list[FinishedRun]) -> None:
-    """Raise `InputError` for an --against that no run has; without runs of the baseline there is just no pair."""
+def full_name_of(against: str, runs: list[FinishedRun]) -> str:
+    """Experiment and variant of an --against, which may have the experiment's name as plans or the table have it.
+
+    Raises:
+        InputError: no run has it; without runs of the baseline there is just no pair.
+    """
     names = {run.name: None for run in runs}
+    for run in runs:
+        experiment, _, variant = run.name.partition(" ")
+        short = [word for word, file in SHORT.items() if Path(file).stem.lower() == experiment.removesuffix("_det")]
+        if against in (f"{word} {variant}".strip() for word in (experiment.removeprefix("cifar100_"), *short)):
+            return run.name
     if against not in names and against != BASELINE:
         near = difflib.get_close_matches(against, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
         raise InputError(f"AGAINST (--against): no finished run of {against!r}; {hint}")
+    return against
 
 
 def twin_pairs(groups: list[Group], plans: list[Plan], cfg) -> list[Paired]:

@@ -94,7 +94,7 @@ def main(argv=None) -> int:
     results = Results(run)
     if cfg.step == "show" and not cfg.backend:
         if not results.entries:
-            raise InputError(f"{results.path}: nothing found yet; --shots, --noise, ... find it")
+            raise InputError(f"{results.path}: no results yet; --shots, --noise, --fake-backend or --device makes some")
         print(table(results.entries))
         return 0
     if cfg.step == "show":
@@ -148,6 +148,7 @@ def evaluation(run, cfg) -> evaluate.Evaluation:
     """The run's classical part, and what its answers are with ideal circuits."""
     it = load(run, Namespace(device=cfg.torch_device, precision=cfg.precision, data_dir=cfg.data_dir), **INSTEAD)
     hybrid = read_hybrid(run, it, cfg.images)
+    evaluate.refuse_measurements(hybrid.circuits)
     ideal = [evaluate.ideal_values(circuit, circuit.angles) for circuit in hybrid.circuits]
     baseline, none = baseline_right(run, hybrid.index)
     scorer = Scorer(hybrid, ideal, baseline)

@@ -25,8 +25,8 @@ from qcifar.errors import InputError, run_script
 from qcifar.experiment.finished import load, read_run
 from qcifar.experiment.recipe import Prepared
 from qcifar.files import write_checkpoint, write_whole
-from qcifar.quantum.controls import Fourier, fourier_coefficients
-from qcifar.quantum.layer import QuantumLayer, stack_values
+from qcifar.quantum.controls import fourier_of
+from qcifar.quantum.layer import QuantumLayer
 
 DEVICE = "cpu"  # auto, cpu, cuda or cuda:1
 PRECISION = "fp32"  # in which the logits are compared
@@ -48,17 +48,8 @@ def without_circuit(model: torch.nn.Module) -> torch.nn.Module:
     layer = getattr(getattr(model, "branch", None), "circuit", None)
     if not isinstance(layer, QuantumLayer):
         raise InputError("this run has no circuit in its head: expected CONTROL quantum, product or frozen")
-    n = model.branch.pre_q.out_features
-    circuit, exact = copy.deepcopy(layer).double(), layer.weights.detach().double()
-
-    def values(angles):
-        with torch.no_grad():
-            return stack_values(circuit.runner(angles.to(exact.device), exact), len(angles)).cpu().double()
-
-    fourier = Fourier(n)
-    fourier.linear.weight.data.copy_(fourier_coefficients(values, n))
     converted = copy.deepcopy(model)
-    converted.branch.circuit = fourier.to(exact.device)
+    converted.branch.circuit = fourier_of(layer, model.branch.pre_q.out_features)
     return converted.eval()
 
 

@@ -136,7 +136,7 @@ def main(argv=None):
         elif cfg.executor == "slurm":
             submit(sweep, resources, cfg.keep)
         else:
-            say(f"{at_once} at a time, {sweep.threads} threads each")
+            say(f"{at_once} at a time, {sweep.threads} thread{'s' * (sweep.threads != 1)} each")
             places = [gpus[place % len(gpus)] if gpus else None for place in range(at_once)]
             if local.Processes(sweep, places, cfg.keep).run():
                 sys.exit(1)  # the failed runs are named

@@ -187,6 +187,8 @@ class _Parser(argparse.ArgumentParser):
             given = unknown[0].split("=")[0]
             hint = did_you_mean(given, self._option_string_actions, "--help lists the flags")
             message = f"unknown flag {given}; {hint}"
+            if not given.startswith("-"):
+                message = f"unexpected argument {given}; --help shows what is expected"
         known = self._option_string_actions.get(message.removeprefix("argument ").split(":")[0].split("/")[0])
         if isinstance(known, argparse.BooleanOptionalAction) and "explicit argument" in message:
             message = _takes_no_value(known, message.split("'")[1])

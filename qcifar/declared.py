@@ -87,13 +87,27 @@ def read_script(path: Path) -> ScriptText:
             raise InputError(f"{path.name}: own_rules is missing; own_rules = {{}} says that no constant is its own")
         raise NotDeclared(f"{path.name} is not an experiment: it has no own_rules (docs/extending.md shows one)")
     rules, arguments = content["own_rules"], content.pop("arguments", ())
-    return ScriptText(content, rules, arguments, _experiment_of(tree), early)
+    return ScriptText(content, rules, arguments, experiment_of(tree), early)
 
 
-def _experiment_of(tree: ast.Module) -> str | None:
+def experiment_of(tree: ast.Module) -> str | None:
+    """The name that a script hands to `open_run`: a literal there, or a variable that is given one literal."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open_run":
-            given = node.args[2] if len(node.args) > 2 else None
-            if isinstance(given, ast.Constant) and isinstance(given.value, str):
-                return given.value
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "open_run" and len(node.args) > 2:
+            given = node.args[2]
+            values = _values_of(given.id, tree) if isinstance(given, ast.Name) else [given]
+            if len(values) == 1 and isinstance(values[0], ast.Constant) and isinstance(values[0].value, str):
+                return values[0].value
     return None
+
+
+def _values_of(name: str, tree: ast.Module) -> list[ast.expr]:
+    """What is assigned to a name anywhere in a file, one by one of `a, b = 1, 2`."""
+    found = []
+    for node in ast.walk(tree):
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = zip(target.elts, node.value.elts, strict=False)
+            found += [value for to, value in pairs if isinstance(to, ast.Name) and to.id == name]
+    return found

@@ -101,13 +101,18 @@ def write_json(path: Path, content: dict) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+# What brings result.json and predictions.npz of a finished run back.
+TEST_AGAIN = "the run's command then tests its best epoch again (or trains it again, where its checkpoints are gone)"
+
+
 def read_json(path: Path) -> dict:
+    remedy = f"move it away; {TEST_AGAIN}" if path.name == "result.json" else "move it away to start over"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path} ({error}); move it away to start over") from None
+        raise InputError(f"cannot read {path} ({error}); {remedy}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}; move it away to start over")
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}; {remedy}")
     return content
 
 
@@ -124,8 +129,11 @@ def write_npz(path: Path, **arrays) -> None:
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
-def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+def read_npz(path: Path, keys: tuple[str, ...], remedy: str = "") -> dict[str, np.ndarray]:
     """Read the arrays of an npz file without unpickling anything.
+
+    Args:
+        remedy: what to do about a file that is missing or damaged; by default it is to be deleted.
 
     Raises:
         InputError: the file is truncated, is not an npz, holds pickled objects or lacks one of `keys`.
@@ -137,14 +145,16 @@ def read_npz(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         with file:
             content = {key: file[key] for key in file.files}
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file{f'; {remedy}' if remedy else ''}") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except Exception as error:  # zipfile, zlib, ValueError, OSError: all mean the same here
-        raise InputError(f"{path} is damaged ({error}); delete it and run again") from None
+        raise InputError(f"{path} is damaged ({error}); {remedy or 'delete it and run again'}") from None
     missing = [key for key in keys if key not in content]
     if missing:
-        raise InputError(f"{path}: expected the keys {', '.join(keys)}, found no {', '.join(missing)}; delete it")
+        raise InputError(
+            f"{path}: expected the keys {', '.join(keys)}, found no {', '.join(missing)}; {remedy or 'delete it'}"
+        )
     return content
 
 
@@ -165,7 +175,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
                     raise InputError(f"{path} is damaged (checksum of {wrong}); {remedy}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {remedy}") from None
+        raise InputError(f"{path}: no such file{f'; {remedy}' if remedy else ''}") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except InputError:

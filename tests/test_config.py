@@ -137,7 +137,7 @@ REFUSED = [
     (BASELINE, "--epoch=5", "unknown flag --epoch; did you mean --epochs?"),  # no abbreviations
     (BASELINE, "--qqq", "unknown flag --qqq; --help lists the flags"),
     (BASELINE, "--n-qubits 4", "unknown flag --n-qubits"),  # of the other scripts
-    (BASELINE, "42", "unknown flag 42"),
+    (BASELINE, "42", "unexpected argument 42; --help shows what is expected"),
     (BASELINE, "--epochs", "EPOCHS (--epochs): expected one argument: a whole number of at least 1"),
     (BASELINE, "--resume=maybe", "RESUME: --resume / --no-resume takes no value, got 'maybe'"),
     (BASELINE, "--resume False", "RESUME: --resume / --no-resume takes no value, got 'False'"),

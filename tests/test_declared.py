@@ -41,6 +41,20 @@ def test_nothing_of_the_script_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def prepare(cfg):\n    name, more = 'mine', []\n    return folder.open_run(__file__, cfg, name)\n", "mine"),
+        ("NAME = 'mine'\nopen_run(1, 2, NAME)\n", "mine"),
+        ("name = 'mine'\nname = 'other'\nopen_run(1, 2, name)\n", None),  # which of them?
+        ("open_run(1, 2, f'mine_{3}')\n", None),
+        ("name, more = pair()\nopen_run(1, 2, name)\n", None),
+    ],
+)
+def test_the_experiments_name_is_read_where_it_is_written_down(tmp_path, text, expected):
+    assert read_script(written(tmp_path, f"own_rules = {{}}\n{text}")).experiment == expected
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("EPOCHS = ", r"script\.py cannot be read as Python"),

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from qcifar.config import settings_from_constants
+from qcifar.declared import read_script
 from qcifar.errors import InputError
 from tests.helpers.scripts import ROOT, SCRIPTS, SMALL, module_of
 
@@ -159,6 +160,7 @@ def test_the_fourth_experiment_differs_from_the_baseline_where_the_page_says(ext
     assert all(ours[name] == base[name] for name in base if name.isupper() or name in ("main", "If"))
     _, difference = done[f"diff {BASELINE} {DRESSED}"]
     assert len(re.findall("^>", difference, re.MULTILINE)) < 70
+    assert read_script(folder / DRESSED).experiment == "cifar100_dressed_circuit"  # as sweep.py and predict.py find it
 
 
 @pytest.mark.slow

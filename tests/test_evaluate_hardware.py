@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pennylane as qml
 import pytest
 import torch
 from pennylane_lightning.lightning_qubit import LightningQubit
@@ -16,7 +17,7 @@ import export_circuit
 from qcifar.errors import InputError
 from qcifar.experiment.finished import load, read_run
 from qcifar.hardware import evaluate
-from qcifar.hardware.hybrid import read_hybrid
+from qcifar.hardware.hybrid import Circuit, read_hybrid
 from qcifar.hardware.jobs import Jobs, key_of
 from qcifar.hardware.results import Results
 from qcifar.hardware.scores import Scorer
@@ -291,6 +292,17 @@ def test_the_device_of_training_executes_nothing(tmp_path, monkeypatch):
     sent.clear()
     found = evaluated(folder, "--shots", "100", "--repeats", "2")
     assert found["ideal", "no noise", 0]["scores"]["rms_values"] == 0 and not sent
+
+
+def test_a_circuit_that_measures_before_its_end_is_refused():
+    def measured(angles):
+        qml.RX(angles[..., 0], wires=0)
+        qml.measure(0)
+        return [qml.expval(qml.PauliZ(0))]
+
+    circuit = Circuit("measured", measured, 1, *[torch.zeros(2, 1, dtype=torch.float64)] * 2)
+    with pytest.raises(InputError, match="the circuit measured measures 1 time before its end: expected gates and"):
+        evaluate.refuse_measurements([circuit])
 
 
 def test_too_many_qubits_for_a_density_matrix_say_how_many_bytes():

@@ -221,6 +221,7 @@ def _effect(circuit: Circuit, gates: Gates | None, values_of: Callable, seen: di
         "pairs_tried": inert.pairs_tried,
         "pairs_there": inert.pairs_there,
         "live_two_qubit_gates": inert.two_qubit_live,
+        "read_two_qubit_gates": sum(len(gate.wires) == 2 for gate in gates.gates),
         "entanglement_without_inert": inert.entanglement,
     }
 
@@ -329,7 +330,7 @@ def simulability(found: dict) -> list[str]:
     if closed:
         counts = [output["frequencies"] for output in closed["outputs"] if "frequencies" in output]
         if counts:
-            said.append(f"an output has at most {max(counts)} Fourier coefficients")
+            said.append(f"an output has at most {max(counts)} Fourier coefficient{'s' * (max(counts) != 1)}")
     on = "compiled" if found["runs_on"] == "compiled" else "on default.qubit"
     said.append(f"{found['microseconds_per_image']:.3g} microseconds an image on one core ({on})")
     return said
@@ -392,4 +393,5 @@ def _in_three(circuit: Circuit, gates: Gates, first: str, last: str) -> list[str
             more = f"output 0 of {len(texts)} is exactly {texts[0]}"
             return [first, f"exactly {whole}" if len(whole) <= LONGEST_LINE else more, last]
     counts = cone.inputs.sum(1).tolist()
-    return [first, f"each output depends on {min(counts)} to {max(counts)} of {circuit.n_inputs} inputs", last]
+    span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return [first, f"each output depends on {span} of {circuit.n_inputs} inputs", last]

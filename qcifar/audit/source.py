@@ -29,7 +29,7 @@ from qcifar.quantum.checks import circuit_fingerprint, refuse_other_form
 from qcifar.quantum.controls import without_entanglers
 from qcifar.quantum.layer import circuit_name
 
-from .gates import MAX_QUBITS, Circuit, refuse_angles_in_rows
+from .gates import MAX_QUBITS, Circuit, LeftOut, refuse_angles_in_rows
 
 STANDARD = {"n_qubits": 4, "n_layers": 2, "depth": 1, "circuits": "default"}
 CONSTANTS = {"n_qubits": "N_QUBITS", "n_layers": "N_LAYERS", "depth": "QUANTUM_DEPTH", "circuits": "CIRCUITS"}
@@ -99,6 +99,12 @@ def circuits_that_ran(
     ran = [_product(circuit) if control == "product" else circuit for circuit in made]
     recorded = [{_fingerprint_of(one) for one in pair} for pair in zip(made, ran, strict=True)]
     return [circuit for circuit, either in zip(ran, recorded, strict=True) if any(f in fingerprints for f in either)]
+
+
+def makes_circuits(script: Path) -> bool:
+    """Whether a script has one of `MAKERS`."""
+    module = load(script)
+    return any(hasattr(module, maker) for maker in MAKERS)
 
 
 def _product(circuit: Circuit) -> Circuit:
@@ -251,7 +257,14 @@ def _plain(function: Callable, name: str, parameters: list[str], filled: dict, s
         shape, note = _fitting_shape(functools.partial(at, filled["n_qubits"], layers), shape_text)
     found = at(filled["n_qubits"], layers, shape)
     refuse_other_form(found.function, found.n_inputs, found.weight_shape)
-    return replace(found, note=note, resized=(lambda n, d: at(n, d, shape)) if "n_qubits" in named else None)
+
+    def resized(n_qubits: int, depth: int) -> Circuit:
+        follows = {"n_layers", "depth"} & set(named) or "L" in (shape or "")
+        if (n_qubits != found.n_inputs and "N" not in (shape or "N")) or (depth != layers and not follows):
+            raise LeftOut("its weights have one shape; --weight-shape with L and N, such as L,N,3, follows the size")
+        return at(n_qubits, depth, shape)
+
+    return replace(found, note=note, resized=resized if "n_qubits" in named else None)
 
 
 def _fitting_shape(at: Callable[[str], Circuit], text: str) -> tuple[str, str]:

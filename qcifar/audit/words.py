@@ -38,7 +38,11 @@ def _effect(found: dict) -> list[tuple[str, str]]:
             text += "; all at once" if effect["inert_together"] else "; each alone, but not all at once"
         rows.append(("gates without effect", text))
         rows.append(("pairs without effect", _pairs(effect)))
-        rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}"))
+        read = effect["read_two_qubit_gates"]
+        apart = (
+            f" of {read}, which PennyLane's are taken apart into" if read != found["specs"]["two_qubit_gates"] else ""
+        )
+        rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}{apart}"))
         if inert or effect["inert_pairs"]:
             left = effect["entanglement_without_inert"]
             which = "them" if effect["inert_together"] else "those that can go, one by one from the end"

@@ -2,18 +2,13 @@
 
 from collections import Counter
 
-from qcifar.comparison.runs import Report
+from qcifar.comparison.runs import FinishedRun, Report
 from qcifar.comparison.series import Pair, Series, comparison_of, marks_of, short_name
 from qcifar.comparison.words import IN_PHASE_A, circuit_weights, count, interval, listed, number, p_value, signed, span
 from qcifar.decided import BASELINE
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
-# Controls that put something classical, which could do the same work, in the circuit's place. Not frozen and product
-# (circuits themselves), nor noise, shuffled, constant, off, jitter and planted (nothing that is made of the image).
-CLASSICAL = {
-    "cifar100_hybrid_qhead": ("fourier", "linear", "tanh", "mlp"),
-    "cifar100_quantum_channels": ("raw", "fourier"),
-}
+NOT_OF_THE_IMAGE = ("noise", "shuffled", "constant", "off", "jitter", "planted")  # controls that see nothing of it
 
 
 def cards(pairs: list[Pair]) -> list[dict]:
@@ -281,10 +276,14 @@ def _about_circuits(report: Report) -> list[str]:
         "one can be seen."
     ]
     for experiment in dict.fromkeys(run.experiment for run in hybrids):  # a twin of one says nothing about another
-        named = CLASSICAL.get(experiment, sum(CLASSICAL.values(), ()))
-        if not any(run.experiment == experiment and run.control in named for run in hybrids):
+        if not any(run.experiment == experiment and _is_classical(run) for run in hybrids):
             found.append(
                 f"That the circuit is the cause in {short_name(experiment, '')}. No run of it here puts a classical "
                 "part in the circuit's place, so a gain could come from the added weights and inputs alone."
             )
     return found
+
+
+def _is_classical(run: FinishedRun) -> bool:
+    """Whether something classical that is made of the image, and could do the same work, is in the circuit's place."""
+    return run.control not in (None, *NOT_OF_THE_IMAGE) and run.result["quantum_device"] is None

@@ -15,7 +15,7 @@ import numpy as np
 from qcifar.comparison.outcomes import outcomes_of
 from qcifar.comparison.words import count
 from qcifar.errors import InputError
-from qcifar.files import read_json, read_npz
+from qcifar.files import TEST_AGAIN, read_json, read_npz
 from qcifar.results import refuse_no_result
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEPENDENCE = {"top1": 1, "top1_without": 1, "top1_shuffled": 1, "fixed": math.inf, "broken": math.inf}  # largest value
 OFF_ON_PURPOSE = ("off", "jitter")  # controls that test the branch off
+UNREPEATED = ("train_seconds", "images_per_second", "peak_host_mb", "peak_device_mb")  # by the same run elsewhere
 KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}
 
@@ -106,8 +107,8 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
     """The finished runs in `folders` and below.
 
     Args:
-        folders: run directories, experiments, variants or single runs. Run directories inside that have a plan are
-            left out.
+        folders: run directories, experiments, variants or single runs. Of the run directories inside, those that have
+            a plan are left out, and all of them where the folder has runs of its own.
 
     Returns:
         The runs by experiment, variant and seed; and {"folder", "reason"} for each that is left out.
@@ -117,10 +118,12 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
     """
     found, left_out, apart = [], [], Counter()
     asked = {path for top in folders for one in _both(top) for path in (one, *one.parents)}
-    inside: dict[Path, Path | None] = {}  # folder of an experiment or a variant -> what `_plan_inside` says of its runs
-    for folder in dict.fromkeys(path for top in folders for path in _run_folders(top)):
+    inside: dict[Path, Path | None] = {}  # folder of an experiment or a variant -> what `_apart` says of its runs
+    paths = dict.fromkeys(path for top in folders for path in _run_folders(top))
+    filled = {one for path in paths for one in run_dirs_of(path)} & asked  # of those asked for, which have runs
+    for folder in paths:
         if folder.parent not in inside:
-            inside[folder.parent] = _plan_inside(folder, asked)
+            inside[folder.parent] = _apart(folder, asked, filled)
         if planned := inside[folder.parent]:
             apart[planned] += 1
             continue
@@ -129,7 +132,8 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
         except InputError as error:
             left_out.append({"folder": str(folder), "reason": str(error)})
     for planned, number in apart.items():
-        reason = f"{count(number, 'run')} with a plan of their own: python compare_runs.py {planned} compares them"
+        whose = "with a plan of their own" if any((planned / "plans").glob("*.json")) else "of another run directory"
+        reason = f"{count(number, 'run')} {whose}: python compare_runs.py {planned} compares them"
         left_out.append({"folder": str(planned), "reason": reason})
     kept, doubles = _without_doubles(found)
     return sorted(kept, key=lambda run: (run.dataset, run.experiment, run.variant, run.seed)), left_out + doubles
@@ -160,18 +164,22 @@ def planned_dir(folder: Path) -> Path | None:
     return next((path for path in run_dirs_of(folder) if any((path / "plans").glob("*.json"))), None)
 
 
-def _plan_inside(folder: Path, asked: set[Path]) -> Path | None:
-    """The run directory with plans of a run that was found on the way down, if it is not itself one of `asked`.
+def _apart(folder: Path, asked: set[Path], filled: set[Path]) -> Path | None:
+    """The run directory of a run that was found on the way down, if its runs are to be compared by themselves.
 
-    What was decided for one run directory says nothing of all that lies around it, so its runs are compared apart.
+    They are if it has plans: what was decided for one run directory says nothing of all that lies around it. And they
+    are if it lies in another run directory that was asked for and has runs of its own.
 
     Args:
         asked: the folders that are compared, and all that they lie in.
+        filled: those of them that are run directories with runs.
     """
-    planned = planned_dir(folder)
-    if planned is None or planned in asked or Path(os.path.realpath(planned)) in asked:
+    its = planned_dir(folder)
+    if its is None and any(set(one.parents) & filled for one in run_dirs_of(folder)):
+        its = run_dirs_of(folder)[0]
+    if its is None or its in asked or Path(os.path.realpath(its)) in asked:
         return None
-    return next((path for path in folder.parents if os.path.abspath(path) == str(planned)), planned)
+    return next((path for path in folder.parents if os.path.abspath(path) == str(its)), its)
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -209,16 +217,26 @@ def _without_doubles(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[d
         groups.setdefault((run.dataset, run.recipe, run.experiment, run.variant, run.seed), []).append(run)
     kept, left_out = [], []
     for first, *others in groups.values():
-        alike = all(other.result == first.result for other in others)
+        alike = all(_numbers_of(other) == _numbers_of(first) for other in others)
         if alike:
             kept.append(first)
         for run in others if alike else [first, *others] if others else []:
             twin = others[0] if run is first else first
-            reason = (
-                f"the same run as {twin.folder}" if alike else f"differs from {twin.folder}, which has the same name"
-            )
+            reason = f"the same run as {twin.folder}"
+            if not alike:
+                ours, theirs = _numbers_of(run), _numbers_of(twin)
+                what = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
+                reason = (
+                    f"{what} is {ours.get(what)} here and {theirs.get(what)} in {twin.folder}, which has the same "
+                    f"experiment, variant, recipe and seed; name the run directory that is meant"
+                )
             left_out.append({"folder": str(run.folder), "reason": reason})
     return kept, left_out
+
+
+def _numbers_of(run: FinishedRun) -> dict:
+    """Entries of result.json that come back when a run is repeated."""
+    return {name: value for name, value in run.result.items() if name not in UNREPEATED}
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -247,7 +265,8 @@ def _number(cell: str):
 
 def read_predictions(path: Path, result: dict) -> Predictions:
     """predictions.npz, or an `InputError` where it is not what result.json was made from."""
-    file = read_npz(path, ("index", "label", "logits"))
+    remedy = f"move it and {path.with_name('result.json')} away; {TEST_AGAIN}"
+    file = read_npz(path, ("index", "label", "logits"), remedy)
     index, label, logits = file["index"], file["label"], file["logits"]
     whole = logits.ndim == 2 and len(logits) > 0 and index.shape == label.shape == logits.shape[:1]
     if not whole or index.dtype.kind != "i" or label.dtype.kind != "i" or logits.dtype.kind != "f":

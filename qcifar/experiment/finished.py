@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qcifar.config import flag, settings_from_constants
+from qcifar.declared import experiment_of
 from qcifar.errors import InputError
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.identity import differences
@@ -45,7 +46,7 @@ def read_run(folder: Path) -> FinishedRun:
         raise InputError(f"{folder} is not finished (no result.json): the command that began it continues it")
     if not (folder / "best.pt").exists():
         raise InputError(
-            f"{folder} has no best.pt: a sweep drops checkpoints unless it is told --keep best; train the run again"
+            f"{folder} has no best.pt, which sweep.py --keep none deletes; train the run again, with --no-resume"
         )
     result = read_json(folder / "result.json")
     if not isinstance(result.get("best_epoch"), int):
@@ -56,21 +57,22 @@ def read_run(folder: Path) -> FinishedRun:
 def script_of(run: FinishedRun) -> str:
     """Name of the script that opens runs of the experiment; of several, of the one that made this one."""
     experiment, code = run.config["experiment"], run.config["identity"].get("own_code")
-    found = [path for path in sorted(ROOT.glob("*.py")) if experiment in experiments_of(path)]
+    found = [path for path in sorted(ROOT.glob("*.py")) if experiment == _opens(path)]
     if not found:
-        raise InputError(f"{run.folder}: no script in {ROOT} opens runs of {experiment}; put it there")
+        raise InputError(
+            f"{run.folder}: no script in {ROOT} opens runs of {experiment}: expected one that calls "
+            f'open_run(__file__, cfg, "{experiment}", …); put it there'
+        )
     made = [path for path in found if isinstance(code, dict) and path.name in code]
     return (made or found)[0].stem
 
 
-def experiments_of(script: Path) -> set[str]:
-    """The names that a script hands to `open_run`."""
+def _opens(script: Path) -> str | None:
+    """Name of the experiment whose runs a script opens."""
     try:
-        tree = ast.parse(script.read_bytes())
+        return experiment_of(ast.parse(script.read_bytes()))
     except (SyntaxError, ValueError):
-        return set()
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "open_run" in ast.unparse(node.func)]
-    return {part.value for call in calls for part in call.args if isinstance(part, ast.Constant)}
+        return None
 
 
 def settings_of(run: FinishedRun, script, cfg, scratch: str):
@@ -132,7 +134,7 @@ def load(run: FinishedRun, cfg, **instead) -> Prepared:
 
 def load_best(run: FinishedRun, it: Prepared) -> None:
     """Give the prepared model the weights of best.pt. Raises `InputError` if it is of another run or does not fit."""
-    path, remedy = run.folder / "best.pt", "train the run again"
+    path, remedy = run.folder / "best.pt", "train the run again, with --no-resume"
     saved = read_checkpoint(path, it.test_loader.images.device, remedy)
     known = isinstance(saved, dict) and isinstance(saved.get("identity"), dict)
     if not known or differences(saved["identity"], run.config["identity"])[0]:

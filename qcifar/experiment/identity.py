@@ -113,7 +113,8 @@ def describe_device(device: torch.device) -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"CPU, {model}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {model}, {threads} thread{'s' * (threads != 1)}"
 
 
 def git_commit() -> str:

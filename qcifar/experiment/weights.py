@@ -34,10 +34,13 @@ def weights_fingerprint(name: str, weights: str) -> str | None:
     except FileNotFoundError:
         near = difflib.get_close_matches(weights.lower(), ("imagenet", "none"), n=1)
         raise InputError(
-            f"--weights {weights}: no such file" + (f"; did you mean {near[0]}?" if near else "")
+            f"--weights {weights}: no such file; "
+            + (f"did you mean {near[0]}?" if near else "expected imagenet, none or the path of a state dict")
         ) from None
     except OSError as error:
-        raise InputError(f"--weights {weights} cannot be read: {error.strerror}") from None
+        raise InputError(
+            f"--weights {weights} cannot be read ({error.strerror}); expected a file with a state dict"
+        ) from None
 
 
 def _sha256(path: Path) -> str:

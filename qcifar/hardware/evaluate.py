@@ -23,6 +23,7 @@ from qcifar.hardware.mitigation import Rescale, extrapolate, invert_readout
 from qcifar.hardware.noise import NoiseModel
 from qcifar.hardware.scores import Scorer
 from qcifar.hardware.shots import sample
+from qcifar.quantum.checks import count_measurements
 from qcifar.quantum.layer import stack_values
 from qcifar.quantum.runner import make_qnode
 from qcifar.streams import stream
@@ -56,6 +57,16 @@ def chunked(run: Callable, angles: torch.Tensor, numbers: int, title: str) -> to
     size = max(1, NUMBERS_PER_CHUNK // numbers)
     chunks = tqdm(angles.split(size), leave=False, desc=title, delay=1.0, disable=len(angles) <= size)
     return torch.cat([run(chunk) for chunk in chunks])
+
+
+def refuse_measurements(circuits: list[Circuit]) -> None:
+    """Raise `InputError` for a circuit that measures before its end, whose outcomes are not those of one state."""
+    for circuit in circuits:
+        if number := count_measurements(circuit.function, circuit.n_qubits, None):
+            raise InputError(
+                f"the circuit {circuit.name} measures {number} time{'s' * (number != 1)} before its end: expected "
+                f"gates and expectation values only; it is trained and tested with exact values and runs nowhere else"
+            )
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ Channels: maps of the same size from something else. Everything else of a run st
 common starts with the same weights.
 """
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -14,10 +15,11 @@ import torch
 from torch import nn
 
 from qcifar.errors import InputError
-from qcifar.quantum.layer import QuantumLayer
+from qcifar.quantum.layer import QuantumLayer, stack_values
 from qcifar.streams import stream
 
 MOST_FEATURES = 3**10
+MOST_TRIED = 3**6  # evaluations of a circuit before a run, a second on the slowest device
 CONTRAST = 40.0  # of the planted gratings; the circuits' maps lie in [-1, 1]
 SIGNIFICANT_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}  # of a weight as convolutions read it
 
@@ -53,6 +55,8 @@ def fourier_features(angles: torch.Tensor) -> torch.Tensor:
 
 class Fourier(nn.Module):
     """A learned linear map of the Fourier features: contains the head's circuit, whatever its weights are.
+
+    It contains every circuit that takes each angle once, as a rotation; `outside_fourier` tries one.
 
     Args:
         n: number of angles and of values.
@@ -96,6 +100,34 @@ def fourier_coefficients(function: Callable, n: int) -> torch.Tensor:
             f"expected one that takes each input once, as a rotation angle"
         )
     return coefficients
+
+
+def fourier_of(layer: QuantumLayer, n: int) -> Fourier:
+    """The map that gives the same values as the circuit with its weights as they are, on its device, in float64.
+
+    Raises:
+        InputError: there is none, see `fourier_coefficients`.
+    """
+    circuit, exact = copy.deepcopy(layer).double(), layer.weights.detach().double()
+
+    def values(angles):
+        with torch.no_grad():
+            return stack_values(circuit.runner(angles.to(exact.device), exact), len(angles)).cpu().double()
+
+    fourier = Fourier(n)
+    fourier.linear.weight.data.copy_(fourier_coefficients(values, n))
+    return fourier.to(exact.device)
+
+
+def outside_fourier(layer: QuantumLayer, n: int) -> str | None:
+    """Why CONTROL fourier says less of this circuit than that it contains it, or None."""
+    if 3**n > MOST_TRIED:
+        return f"warning: with {n} qubits it was not tried whether fourier contains the circuit"
+    try:
+        fourier_of(layer, n)
+    except InputError as why:
+        return f"warning: fourier does not contain the circuit, so it is no more than another classical map: {why}"
+    return None
 
 
 def mlp(n: int, weights: int) -> nn.Sequential:

@@ -163,7 +163,7 @@ def check_plan(path: Path, text: str, home: Path, run_dir: str = "") -> Plan:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: no TOML: {error}") from None
+        raise InputError(f"{path}: not TOML: {error}") from None
     where = Places(path, text)
     if not re.fullmatch(r"[\w-]+", path.stem):
         raise InputError(f"{path}: a plan's file is named by letters, digits, - and _; its name is the plan's name")
@@ -207,7 +207,9 @@ def _read(path: Path) -> str:
         found = ", ".join(sorted(map(str, Path("studies").glob("*.toml")))) or "none in studies/"
         raise InputError(f"{path}: no such plan; plans here: {found}") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); expected a plan, such as studies/example.toml"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8; save it as such") from None
 

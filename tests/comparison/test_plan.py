@@ -240,7 +240,9 @@ def test_a_plan_says_nothing_of_run_directories_inside_its_own(tmp_path, capsys)
     _, lines = shown(capsys, tmp_path / "px32", "--no-report")
     assert any(re.match(r"hybrid_qhead +3 ", line) for line in lines) and not any("plan" in line for line in lines)
     _, lines = shown(capsys, tmp_path, "--no-report")
-    assert "plan small of 2026-01-01T00:00:00Z: as planned" not in lines  # something exploratory is beside it
+    where = tmp_path / "px32"
+    assert f"left out: {where}: 6 runs of another run directory: python compare_runs.py {where} compares them" in lines
+    assert "plan small of 2026-01-01T00:00:00Z: as planned" in lines
     assert not any("Added afterwards" in line for line in lines)
 
 

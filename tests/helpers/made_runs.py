@@ -46,6 +46,7 @@ IDENTITY = {  # beside the constants
     "code": {"DLfunctions.py": "4451b33c170c", "qcifar/data/augment.py": "423109704fd9"},
 }  # fmt: skip
 CIRCUITS = {CHANNELS: ["5d1b1c0f7a11", "9b0c3c52ad07"], HEAD: ["640aab97239c"]}
+OF_CIRCUITS = ("quantum", "product", "frozen", "shuffled")  # values of CONTROL with which a circuit runs
 
 
 def write_run(
@@ -190,7 +191,7 @@ def make_result(config: dict, history: list[dict], logits: np.ndarray, labels: n
         "val_loss": best["val_loss"], "test_top1": float((ranks == 0).mean()), "test_top5": float((ranks < 5).mean()),
         "test_f1": float((ranks == 0).mean()), "test_loss": 0.9, "params_total": 21_335_972,
         "params_quantum": {HEAD: 24, CHANNELS: 0}.get(config["experiment"]),
-        "quantum_device": "fast" if quantum else None,
+        "quantum_device": "fast" if quantum and given.get("CONTROL", "quantum") in OF_CIRCUITS else None,
         "train_seconds": seconds, "images_per_second": sum(row["images"] for row in history) / seconds,
         "peak_host_mb": 1500, "peak_device_mb": 3000, "model_name": given["MODEL_NAME"], "stem": given["STEM"],
         "img_size": given["IMG_SIZE"], "precision": config["identity"]["precision"], "processes": 1,

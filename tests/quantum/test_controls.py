@@ -44,6 +44,20 @@ def test_fourier_of_a_circuit_that_is_no_such_map_is_refused():
         controls.Fourier(11)
 
 
+def test_a_circuit_that_fourier_does_not_contain_is_said():
+    def reuploading(angles, weights):
+        for layer in range(len(weights)):
+            qml.AngleEmbedding(angles, wires=range(2))
+            qml.StronglyEntanglingLayers(weights[layer : layer + 1], wires=range(2))
+        return [qml.expval(qml.PauliZ(i)) for i in range(2)]
+
+    for circuit, contained in ((make_circuit(2, 2)[0], True), (reuploading, False)):
+        layer = QuantumLayer(make_runner(circuit, "fast", 2, (2, 2, 3), "backprop"), 6 * torch.rand(2, 2, 3))
+        why = controls.outside_fourier(layer, 2)
+        assert why is None if contained else why.startswith("warning: fourier does not contain the circuit")
+    assert "not tried" in controls.outside_fourier(layer, 7)
+
+
 def entangling_gates(circuit, *arguments):
     gates = {"RX", "RY", "RZ", "Rot", "Hadamard", "CNOT", "CZ", "IsingZZ"}
     tape = qml.tape.make_qscript(circuit)(*arguments).expand(depth=3, stop_at=lambda op: op.name in gates)

@@ -175,7 +175,7 @@ def test_twins_that_cannot_be_compared(twins, said, tmp_path):
 
 
 BAD = [  # what is replaced, by what, and what is said, with its place
-    ('"0-2"', '"0-2', r"study.toml: no TOML: .*line 7"),
+    ('"0-2"', '"0-2', r"study.toml: not TOML: .*line 7"),
     ("title =", "titel =", r"study.toml, line 1: unknown key titel; did you mean title\?"),
     ("margin = 0.5", "margins = 0.5", r"study.toml, \[decided\], line 6: unknown key margins; did you mean margin\?"),
     ('title = "What the head\'s layers do"', "title = 3", r"study.toml, line 1: title: expected a text, got 3"),
