@@ -37,8 +37,7 @@ from qcifar.device import cores_at_hand, set_up_torch
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import load, read_config, read_run, script_of
-from qcifar.files import write_json, write_whole
-from qcifar.quantum.layer import QuantumLayer
+from qcifar.files import read_json, write_json, write_whole
 
 SEED = 42  # of the images and, for the regressions, of the weights
 DATA_DIR = "./data"  # holds cifar-100-python/; without it, the synthetic images are taken
@@ -84,7 +83,9 @@ def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
     run = read_config(folder)
     constants, fingerprints = run.config["constants"], run.config["identity"].get("circuits")
     control = constants.get("CONTROL")
-    if not fingerprints or control in WITHOUT_CIRCUIT:
+    path = folder / "result.json"
+    ran_none = path.exists() and read_json(path).get("quantum_device", "") is None  # also a control of one's own
+    if not fingerprints or control in WITHOUT_CIRCUIT or ran_none:
         why = f"CONTROL {control} has none" if fingerprints else "expected one of the hybrid scripts"
         raise InputError(f"{folder}: this run has no circuit; {why}")
     if given := [name for name in sizes_of_a_run if getattr(cfg, name) not in (0, "file")]:
@@ -121,11 +122,6 @@ def trained(folder: Path, cfg) -> tuple[str, torch.Tensor, torch.Tensor] | None:
         print(f"note: {error}; the regressions are on angles of random features\n")
         return None
     layer, angles = it.model.branch.circuit, []
-    if not isinstance(layer, QuantumLayer):
-        raise InputError(
-            f"{folder}: this run has no circuit; CONTROL {constants['CONTROL']} puts "
-            f"a {type(layer).__name__} in its place"
-        )
     layer.register_forward_pre_hook(lambda module, arguments: angles.append(arguments[0]))
     enough = -(-min(cfg.images, len(it.test_loader.images)) // it.test_loader.batch_size)
     with torch.inference_mode():
@@ -163,6 +159,7 @@ def main(argv=None):
         spread, start = map, lambda function, arguments: SimpleNamespace(get=functools.partial(function, *arguments))
         if processes > 1:
             gc.freeze()  # the processes need not look through what was imported, nor copy it
+            stack.callback(gc.unfreeze)
             pool = stack.enter_context(multiprocessing.get_context("fork").Pool(processes))
             spread, start = pool.imap, pool.apply_async
         drawings = []  # jobs of their own, so that no core waits while the last circuit is drawn
@@ -180,7 +177,7 @@ def audited(place: int) -> tuple[dict, str]:
     table = as_text(found, text_drawing(circuit))
     write_json(folder / "audit.json", found)
     write_whole(folder / "audit.txt", lambda file: file.write(f"{table}\n".encode()))
-    return found, f"{table}\n\n{folder}/ has this as audit.txt and audit.json, and plots\n"
+    return found, f"{table}\n\n{folder}/ has this as audit.txt and audit.json; plots follow\n"
 
 
 def drawn(place: int, found: dict) -> None:

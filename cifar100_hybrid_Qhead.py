@@ -278,7 +278,8 @@ def with_branch(it, cfg, circuit, weight_shape):
         learning = sum(weight.numel() for weight in layer.parameters()) if layer is not None else 0
         it.run.note(f"CONTROL {cfg.control}: {learning} weights learn in the circuit's place")
         twin = make_branch(cfg, "quantum", model.classifier, circuit, weight_shape).to(device).eval()
-        if cfg.control == "fourier" and (warning := controls.outside_fourier(twin.circuit, cfg.n_qubits)):
+        weights = twin.circuit.weights
+        if cfg.control == "fourier" and (warning := controls.outside_fourier(circuit, weights, cfg.n_qubits)):
             it.run.note(warning)
 
     def on_epoch_start(epoch):

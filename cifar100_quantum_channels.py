@@ -120,6 +120,7 @@ own_rules = {  # what constants may be that only this experiment has, and their 
 }
 
 with_circuits = ("quantum", "product", "shuffled", "noise", "constant")  # values of CONTROL that run the circuits
+classical = ("raw", "fourier")  # those whose maps `classical_descriptors` makes
 
 
 def edge_circuit(angles, n_qubits, depth):
@@ -237,7 +238,9 @@ def make_maps(cfg, parts, quantum, name):
     part = getattr(parts, name)
     if cfg.control == "planted":
         return controls.PlantedMaps(controls.planted_classes(part.labels, name, cfg.plant, cfg.seed), cfg.img_size)
-    descriptors = classical_descriptors(cfg, part.images) if cfg.control in ("raw", "fourier") else quantum(name)
+    if cfg.control not in (*with_circuits, *classical):
+        raise ValueError(f"CONTROL {cfg.control}: expected its name in with_circuits or in classical")
+    descriptors = classical_descriptors(cfg, part.images) if cfg.control in classical else quantum(name)
     if cfg.control in ("shuffled", "noise", "constant"):
         moments = [(values.mean(), values.std()) for values in quantum("train")]
         descriptors = controls.replaced(descriptors, cfg.control, name, cfg.seed, moments)
@@ -261,7 +264,7 @@ def maps_of_own_images(cfg, qnodes, images):
     if cfg.control in ("quantum", "product"):
         angles = input_angles(images, cfg.n_qubits, cfg.quantum_image_size)
         descriptors = [run_circuit(qnode, angles, "descriptors") for qnode in qnodes]
-    elif cfg.control in ("raw", "fourier"):
+    elif cfg.control in classical:
         descriptors = classical_descriptors(cfg, images)
     else:
         raise InputError(f"CONTROL {cfg.control} has maps for the images of the data set only")

@@ -27,7 +27,7 @@ from qcifar.comparison.screen import details, notes, table, table_of_runs
 from qcifar.comparison.summary import class_rows, comparisons, csv_of, interim, secondary_rows
 from qcifar.config import SWITCH, own, real, settings_from_constants, text
 from qcifar.data.cifar import at_hand, load_dataset
-from qcifar.decided import BASELINE, SHORT
+from qcifar.decided import BASELINE, EXPERIMENT
 from qcifar.errors import InputError, run_script
 from qcifar.experiment.code import ROOT
 from qcifar.experiment.finished import script_of
@@ -131,11 +131,10 @@ def full_name_of(against: str, runs: list[FinishedRun]) -> str:
         InputError: no run has it; without runs of the baseline there is just no pair.
     """
     names = {run.name: None for run in runs}
-    for run in runs:
-        experiment, _, variant = run.name.partition(" ")
-        short = [word for word, file in SHORT.items() if Path(file).stem.lower() == experiment.removesuffix("_det")]
-        if against in (f"{word} {variant}".strip() for word in (experiment.removeprefix("cifar100_"), *short)):
-            return run.name
+    experiment, _, variant = against.partition(" ")
+    experiment = EXPERIMENT.get(experiment, experiment)
+    known = {run.experiment.removeprefix("cifar100_"): run.experiment for run in runs}
+    against = f"{known.get(experiment, experiment)} {variant}".strip()
     if against not in names and against != BASELINE:
         near = difflib.get_close_matches(against, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

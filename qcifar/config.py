@@ -185,10 +185,10 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if unknown and message.startswith("unrecognized"):
             given = unknown[0].split("=")[0]
-            hint = did_you_mean(given, self._option_string_actions, "--help lists the flags")
-            message = f"unknown flag {given}; {hint}"
-            if not given.startswith("-"):
-                message = f"unexpected argument {given}; --help shows what is expected"
+            message = f"unexpected argument {given}; --help shows what is expected"
+            if given.startswith("-"):
+                hint = did_you_mean(given, self._option_string_actions, "--help lists the flags")
+                message = f"unknown flag {given}; {hint}"
         known = self._option_string_actions.get(message.removeprefix("argument ").split(":")[0].split("/")[0])
         if isinstance(known, argparse.BooleanOptionalAction) and "explicit argument" in message:
             message = _takes_no_value(known, message.split("'")[1])

@@ -20,6 +20,7 @@ SHORT = {
     "channels": "cifar100_quantum_channels.py",
     "head": "cifar100_hybrid_Qhead.py",
 }
+EXPERIMENT = {"baseline": BASELINE, "channels": "cifar100_quantum_channels", "head": "cifar100_hybrid_qhead"}
 
 
 def seal(stored: dict) -> str:

@@ -19,7 +19,7 @@ class ScriptText:
         content: what `settings_from_constants` takes for the script's globals: `__file__`, `__doc__`, constants.
         own_rules: of the constants that the script has beside the recipe's.
         arguments: of a verb, see `settings_from_constants`.
-        experiment: name of its folder in RUN_DIR, from its call of `open_run`; None where that is not a literal.
+        experiment: name of its folder in RUN_DIR, see `experiment_of`; None where it cannot be read.
         early: whether it imports `qcifar.flags`, which checks its flags before torch is loaded.
     """
 
@@ -91,7 +91,10 @@ def read_script(path: Path) -> ScriptText:
 
 
 def experiment_of(tree: ast.Module) -> str | None:
-    """The name that a script hands to `open_run`: a literal there, or a variable that is given one literal."""
+    """The name that a script hands to `open_run`: a literal there, or a variable that is given one literal and no more.
+
+    What is written in the file counts, not what it would do: a name that is bound in any other way is not known.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "open_run" and len(node.args) > 2:
             given = node.args[2]
@@ -101,13 +104,15 @@ def experiment_of(tree: ast.Module) -> str | None:
     return None
 
 
-def _values_of(name: str, tree: ast.Module) -> list[ast.expr]:
-    """What is assigned to a name anywhere in a file, one by one of `a, b = 1, 2`."""
-    found = []
+def _values_of(name: str, tree: ast.Module) -> list[ast.expr | None]:
+    """What a name stands for, once for each place in the file that binds it; None where that is no plain assignment."""
+    plain = {}  # the bound name's node: its value
     for node in ast.walk(tree):
         for target in node.targets if isinstance(node, ast.Assign) else ():
             pairs = [(target, node.value)]
             if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                pairs = zip(target.elts, node.value.elts, strict=False)
-            found += [value for to, value in pairs if isinstance(to, ast.Name) and to.id == name]
-    return found
+                pairs = list(zip(target.elts, node.value.elts, strict=False))
+            plain.update(pairs)
+    bound = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    parameters = [node for node in ast.walk(tree) if isinstance(node, ast.arg) and node.arg == name]
+    return [plain.get(node) for node in bound if node.id == name] + [None] * len(parameters)

@@ -101,12 +101,8 @@ def write_json(path: Path, content: dict) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-# What brings result.json and predictions.npz of a finished run back.
-TEST_AGAIN = "the run's command then tests its best epoch again (or trains it again, where its checkpoints are gone)"
-
-
-def read_json(path: Path) -> dict:
-    remedy = f"move it away; {TEST_AGAIN}" if path.name == "result.json" else "move it away to start over"
+def read_json(path: Path, remedy: str = "move it away to start over") -> dict:
+    """The object in a JSON file. Raises `InputError`, with the remedy, where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -16,6 +16,8 @@ NEEDED = {
     "selected_by": str, "model_name": str, "stem": str, "processes": int, "accepted_code": bool,
     "quantum_device": str | None, "branch_on": bool | None,
 }  # fmt: skip
+# What brings result.json and predictions.npz of a finished run back.
+TEST_AGAIN = "the run's command then tests its best epoch again (or trains it again, where its checkpoints are gone)"
 SHARES = ("test_top1", "test_top5", "test_f1", "val_top1", "val_f1")  # from 0 to 1
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 

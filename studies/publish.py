@@ -5,9 +5,9 @@
     python studies/publish.py studies/published.toml --across-recipes
 
 Runs compare_runs.py on the plan's run directory and writes studies/<name>/: plan.json (as it was stored before the
-first run), summary.json, summary.csv, index.html and figures/ (SVG), runs.csv (one line a run) and predictions.npz
-(top-1 and the true class's probability of each run on each image, see qcifar/comparison/packed.py). No checkpoints and
-no logits.
+first run), summary.json, summary.csv, index.html and figures/ (SVG), runs.csv (one line a run), predictions.npz (top-1
+and the true class's probability of each run on each image, see qcifar/comparison/packed.py) and, if some of the runs
+were tested by evaluate_hardware.py, hardware.csv (one line a run, setting and mitigation). No checkpoints, no logits.
 """
 
 import shutil
@@ -51,6 +51,20 @@ def line_of(run: FinishedRun) -> dict:
     return line | {name: run.config.get(name) for name in ("git_commit", "device")}
 
 
+def lines_of_hardware(run: FinishedRun) -> list[dict]:
+    """What hardware.csv says of a run; nothing of one that evaluate_hardware.py has not tested."""
+    path, lines = run.folder / "hardware" / "results.json", []
+    for entry in read_json(path)["entries"] if path.exists() else []:
+        for how, scores in [("", entry["scores"]), *entry["mitigated"].items()]:
+            line = {"experiment": run.experiment, "variant": run.variant, "seed": run.seed}
+            line |= {name: entry[name] for name in ("mode", "setting", "shots", "images")} | {"mitigated": how}
+            line |= {"top1": scores["top1"]}
+            line |= {name: scores["against_ideal"][name] for name in ("difference", "fixed", "broken")}
+            line |= {name: scores[name] for name in ("rms_values", "rms_logits", "rms_logits_ideal")}
+            lines.append(line | {name: entry[name] for name in ("commit", "time")})
+    return lines
+
+
 def main(argv=None) -> int:
     cfg = settings_from_constants(
         globals(), argv, own_rules, (("plan", None, "the plan's file, for example studies/core.toml"),)
@@ -72,6 +86,8 @@ def main(argv=None) -> int:
         shutil.copyfile(path, folder / "figures" / path.name)
     write_json(folder / "plan.json", read_json(top / "plans" / f"{plan.name}.json"))
     write_csv(folder / "runs.csv", [line_of(run) for run in runs])
+    if hardware := [line for run in runs for line in lines_of_hardware(run)]:
+        write_csv(folder / "hardware.csv", hardware)
     write_packed(folder / "predictions.npz", runs)
     print(f"{folder}: {len(runs)} runs, {sum(path.stat().st_size for path in folder.rglob('*.*')) / 1e6:.1f} MB")
     return status

@@ -149,7 +149,7 @@ def test_the_circuits_of_a_run_go_into_its_folder(calm, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys, monkeypatch):
+def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys):
     folder = tmp_path / "seed42"
     shutil.copytree(calm["head"][1], folder)
     audit_circuits.main([str(folder), *QUICK])
@@ -167,10 +167,6 @@ def test_a_trained_head_is_looked_at_where_it_works(calm, tmp_path, capsys, monk
         weights, it.model.branch.circuit.weights.detach().double().view(-1)
     )
     torch.testing.assert_close(measured, angles[:33].double(), rtol=0, atol=1e-5)
-    monkeypatch.setattr(audit_circuits, "QuantumLayer", torch.nn.Tanh)  # as if a control of somebody's own stood there
-    with pytest.raises(InputError, match="this run has no circuit; CONTROL quantum puts a QuantumLayer in its place"):
-        audit_circuits.main([str(folder), *QUICK])
-    monkeypatch.undo()
     (folder / "best.pt").unlink()
     audit_circuits.main([str(folder), *QUICK])
     assert "times pi tanh(z), z standard normal" in capsys.readouterr().out
@@ -194,6 +190,12 @@ def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path, monke
     write_json(edited / "config.json", config)
     with pytest.raises(InputError, match="edited: this run has no circuit; CONTROL fourier has none"):
         audit_circuits.main([str(edited)])
+    config["constants"]["CONTROL"] = "mine"  # a control of somebody's own without a circuit
+    write_json(edited / "config.json", config)
+    write_json(edited / "result.json", {"quantum_device": None})
+    with pytest.raises(InputError, match="edited: this run has no circuit; CONTROL mine has none"):
+        audit_circuits.main([str(edited)])
+    (edited / "result.json").unlink()
     mine = audit_circuits.ROOT / "cifar100_baseline.py"  # stands for a script without make_circuit
     with monkeypatch.context() as patched:
         patched.setattr(audit_circuits, "script_of", lambda run: mine.stem)

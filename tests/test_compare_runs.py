@@ -221,7 +221,9 @@ def test_against_a_control(tmp_path, capsys):
         write_run(tmp_path, HEAD, seed, "control=fourier", top1=0.41 + seed / 100, constants=WARM, control="fourier")
     for name in (HEAD, "head", "hybrid_qhead"):
         _, lines = shown(capsys, tmp_path, "--no-report", "--against", f"{name} control=fourier")
-    assert [line.split()[0] for line in lines[1:3]] == ["hybrid_qhead"] * 2 and "control=fourier" in lines[1]
+        assert [line.split()[0] for line in lines[1:3]] == ["hybrid_qhead"] * 2 and "control=fourier" in lines[1]
+    shown(capsys, tmp_path, "--no-report", "--against", "head")
+    shown(capsys, tmp_path, "--no-report", "--against", "baseline")  # as without it
     status, lines = shown(capsys, tmp_path, "--no-report")
     assert status == 3 and f"no run of {BASELINE}" in lines[0] and lines[-2].startswith("nothing to compare")
     assert lines[-1] == "exit status 3: not everything is decided (no comparison); this is a result, not an error"

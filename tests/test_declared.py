@@ -47,6 +47,9 @@ def test_nothing_of_the_script_runs(tmp_path):
         ("NAME = 'mine'\nopen_run(1, 2, NAME)\n", "mine"),
         ("name = 'mine'\nname = 'other'\nopen_run(1, 2, name)\n", None),  # which of them?
         ("open_run(1, 2, f'mine_{3}')\n", None),
+        ("name = 'mine'\nname += '_x'\nopen_run(1, 2, name)\n", None),
+        ("def f(name):\n    open_run(1, 2, name)\n\ndef g():\n    name = 'mine'\n", None),
+        ("for name in 'ab':\n    open_run(1, 2, name)\n", None),
         ("name, more = pair()\nopen_run(1, 2, name)\n", None),
     ],
 )

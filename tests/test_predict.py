@@ -306,7 +306,7 @@ def damaged(folder, what):
             return r"is not finished \(no result\.json\)"
         case "no checkpoint":
             (folder / "best.pt").unlink()
-            return r"has no best\.pt: a sweep drops"
+            return r"has no best\.pt, which sweep\.py --keep none deletes; train the run again, with --no-resume"
         case "no run":
             (folder / "config.json").unlink()
             return "holds no run"

@@ -261,7 +261,11 @@ def _plain(function: Callable, name: str, parameters: list[str], filled: dict, s
     def resized(n_qubits: int, depth: int) -> Circuit:
         follows = {"n_layers", "depth"} & set(named) or "L" in (shape or "")
         if (n_qubits != found.n_inputs and "N" not in (shape or "N")) or (depth != layers and not follows):
-            raise LeftOut("its weights have one shape; --weight-shape with L and N, such as L,N,3, follows the size")
+            raise LeftOut(
+                "it takes neither n_layers nor depth"
+                if shape is None
+                else "its weights have one shape; --weight-shape with L and N, such as L,N,3, follows the size"
+            )
         return at(n_qubits, depth, shape)
 
     return replace(found, note=note, resized=resized if "n_qubits" in named else None)

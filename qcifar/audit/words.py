@@ -39,9 +39,7 @@ def _effect(found: dict) -> list[tuple[str, str]]:
         rows.append(("gates without effect", text))
         rows.append(("pairs without effect", _pairs(effect)))
         read = effect["read_two_qubit_gates"]
-        apart = (
-            f" of {read}, which PennyLane's are taken apart into" if read != found["specs"]["two_qubit_gates"] else ""
-        )
+        apart = f" of {read}, taken apart into simpler gates" if read != found["specs"]["two_qubit_gates"] else ""
         rows.append(("two-qubit gates left", f"{effect['live_two_qubit_gates']}{apart}"))
         if inert or effect["inert_pairs"]:
             left = effect["entanglement_without_inert"]

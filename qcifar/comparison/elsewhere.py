@@ -64,7 +64,8 @@ def table(found: list[Found]) -> dict:
     head = [
         "run", "setting", "mitigated", "shots", "test images", "top-1 (%)", "95 % other images",
         "standard error of repeats", "difference to ideal (points)", "95 % other images", "fixed (images)",
-        "broken (images)", "difference to baseline (points)", "rms error of ⟨Z⟩", "rms error of α·logits_q",
+        "broken (images)", "difference to baseline (points)", "rms error of ⟨Z⟩",
+        "rms error of α·logits_q", "rms of α·logits_q, ideal",
     ]  # fmt: skip
     return {"head": head, "rows": [row for one in found for row in _rows(one)], "words": 3}
 
@@ -74,15 +75,22 @@ def _rows(found: Found) -> list[list[str]]:
     for entry in found.content["entries"]:
         for how, scores in [("", entry["scores"]), *entry["mitigated"].items()]:
             ideal, base, error = scores["against_ideal"], scores["against_baseline"], scores["standard_error"]
+            changes = ["–"] * 4
+            if entry["mode"] != "ideal":  # which is not compared with itself
+                changes = [
+                    signed(ideal["difference"]), interval(ideal["interval"]), f"{ideal['fixed']:g}",
+                    f"{ideal['broken']:g}",
+                ]  # fmt: skip
             rows.append([
                 found.label, plain(f"{MODES[entry['mode']]}: {entry['setting']}"), how or "–",
                 f"{entry['shots']:,}" if entry["shots"] else "exact", f"{entry['images']:,}",
                 number(100 * scores["top1"]),
                 f"[{number(100 * scores['interval'][0])}, {number(100 * scores['interval'][1])}]",
-                "–" if error is None else number(100 * error, 3), signed(ideal["difference"]),
-                interval(ideal["interval"]), f"{ideal['fixed']:g}", f"{ideal['broken']:g}",
-                signed(base["difference"]) if base else "–", f"{scores['rms_values']:.2g}",
-                "–" if scores["rms_logits"] is None else f"{scores['rms_logits']:.2g}",
+                "–" if error is None else number(100 * error, 3), *changes,
+                signed(base["difference"]) if base else "–",
+                "–" if entry["mode"] == "ideal" else f"{scores['rms_values']:.2g}",
+                "–" if scores["rms_logits"] is None or entry["mode"] == "ideal" else f"{scores['rms_logits']:.2g}",
+                "–" if scores["rms_logits_ideal"] is None else f"{scores['rms_logits_ideal']:.2g}",
             ])  # fmt: skip
     return rows
 

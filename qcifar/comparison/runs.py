@@ -15,15 +15,15 @@ import numpy as np
 from qcifar.comparison.outcomes import outcomes_of
 from qcifar.comparison.words import count
 from qcifar.errors import InputError
-from qcifar.files import TEST_AGAIN, read_json, read_npz
-from qcifar.results import refuse_no_result
+from qcifar.files import read_json, read_npz
+from qcifar.results import TEST_AGAIN, refuse_no_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEPENDENCE = {"top1": 1, "top1_without": 1, "top1_shuffled": 1, "fixed": math.inf, "broken": math.inf}  # largest value
 OFF_ON_PURPOSE = ("off", "jitter")  # controls that test the branch off
-UNREPEATED = ("train_seconds", "images_per_second", "peak_host_mb", "peak_device_mb")  # by the same run elsewhere
+UNREPEATED = ("train_seconds", "images_per_second", "peak_host_mb", "peak_device_mb")  # differ when a run is repeated
 KINDS = {str: "a text", dict: "an object", list: "a list"}
 _copies: dict[tuple[str, bytes], np.ndarray] = {}
 
@@ -120,21 +120,22 @@ def find_runs(folders: list[Path]) -> tuple[list[FinishedRun], list[dict]]:
     asked = {path for top in folders for one in _both(top) for path in (one, *one.parents)}
     inside: dict[Path, Path | None] = {}  # folder of an experiment or a variant -> what `_apart` says of its runs
     paths = dict.fromkeys(path for top in folders for path in _run_folders(top))
-    filled = {one for path in paths for one in run_dirs_of(path)} & asked  # of those asked for, which have runs
+    finished = [path for path in paths if (path / "result.json").exists()]
+    filled = {one for path in finished for one in run_dirs_of(path)} & asked  # with finished runs, of those asked for
     for folder in paths:
         if folder.parent not in inside:
             inside[folder.parent] = _apart(folder, asked, filled)
-        if planned := inside[folder.parent]:
-            apart[planned] += 1
+        if its := inside[folder.parent]:
+            apart[its] += 1
             continue
         try:
             found.append(read_run(folder))
         except InputError as error:
             left_out.append({"folder": str(folder), "reason": str(error)})
-    for planned, number in apart.items():
-        whose = "with a plan of their own" if any((planned / "plans").glob("*.json")) else "of another run directory"
-        reason = f"{count(number, 'run')} {whose}: python compare_runs.py {planned} compares them"
-        left_out.append({"folder": str(planned), "reason": reason})
+    for its, number in apart.items():
+        whose = "with a plan of their own" if any((its / "plans").glob("*.json")) else "of another run directory"
+        reason = f"{count(number, 'run')} {whose}: python compare_runs.py {its} compares them"
+        left_out.append({"folder": str(its), "reason": reason})
     kept, doubles = _without_doubles(found)
     return sorted(kept, key=lambda run: (run.dataset, run.experiment, run.variant, run.seed)), left_out + doubles
 
@@ -172,7 +173,7 @@ def _apart(folder: Path, asked: set[Path], filled: set[Path]) -> Path | None:
 
     Args:
         asked: the folders that are compared, and all that they lie in.
-        filled: those of them that are run directories with runs.
+        filled: those of them that are run directories with finished runs.
     """
     its = planned_dir(folder)
     if its is None and any(set(one.parents) & filled for one in run_dirs_of(folder)):
@@ -186,7 +187,7 @@ def read_run(folder: Path) -> FinishedRun:
     """One finished run, or an `InputError` that says what is not whole about it."""
     if not (folder / "result.json").exists():
         raise InputError("not finished")
-    result, config = read_json(folder / "result.json"), read_json(folder / "config.json")
+    result, config = read_json(folder / "result.json", f"move it away; {TEST_AGAIN}"), read_json(folder / "config.json")
     refuse_no_result(result, folder / "result.json")
     for name, kind in {"identity": dict, "constants": dict, "own": list, "recipe": str}.items():
         if not isinstance(config.get(name), kind):
@@ -221,17 +222,20 @@ def _without_doubles(runs: list[FinishedRun]) -> tuple[list[FinishedRun], list[d
         if alike:
             kept.append(first)
         for run in others if alike else [first, *others] if others else []:
-            twin = others[0] if run is first else first
-            reason = f"the same run as {twin.folder}"
-            if not alike:
-                ours, theirs = _numbers_of(run), _numbers_of(twin)
-                what = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
-                reason = (
-                    f"{what} is {ours.get(what)} here and {theirs.get(what)} in {twin.folder}, which has the same "
-                    f"experiment, variant, recipe and seed; name the run directory that is meant"
-                )
+            reason = f"the same run as {first.folder}" if alike else _how_it_differs(run, [first, *others])
             left_out.append({"folder": str(run.folder), "reason": reason})
     return kept, left_out
+
+
+def _how_it_differs(run: FinishedRun, namesakes: list[FinishedRun]) -> str:
+    ours = _numbers_of(run)
+    twin = next(other for other in namesakes if _numbers_of(other) != ours)
+    theirs = _numbers_of(twin)
+    what = next(name for name in [*ours, *theirs] if ours.get(name, KINDS) != theirs.get(name, KINDS))
+    return (
+        f"{what} is {ours.get(what)} here and {theirs.get(what)} in {twin.folder}, which has the same experiment, "
+        f"variant, recipe and seed; name the run directory that is meant"
+    )
 
 
 def _numbers_of(run: FinishedRun) -> dict:

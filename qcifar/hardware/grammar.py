@@ -66,10 +66,9 @@ def _strengths(channel: str, text: str) -> list[float]:
             ends, _, steps = text.partition(":")
             low, high = (float(end) for end in ends.split(".."))
             count = int(steps) if steps else STEPS
-            if low >= high:
-                raise InputError(
-                    f"NOISE (--noise): {channel}={text} does not rise; expected {channel}={high:g}..{low:g}"
-                )
+            if 0 < high < low:
+                turned = f"{channel}={high:g}..{low:g}{':' + steps if steps else ''}"
+                raise InputError(f"NOISE (--noise): {channel}={text} does not rise; expected {turned}")
             if not (0 < low < high < math.inf and 2 <= count <= 1000):
                 raise ValueError
             values = [low * (high / low) ** (k / (count - 1)) for k in range(count)]

@@ -11,6 +11,7 @@ HEAD = (
     "broken",
     "rms ⟨Z⟩",
     "rms αq",
+    "rms αq, ideal",
 )
 MODES = {"ideal": "", "shots": "", "noise": "", "fake": "fake chip ", "device": "device ", "backend": "backend "}
 
@@ -22,9 +23,12 @@ def line_of(entry: dict) -> str:
     shots = f"{entry['shots']:,} shots" if entry["shots"] else "exact"
     line = (
         f"{name_of(entry)}, {shots}: top-1 {100 * scores['top1']:.2f} "
-        f"[{100 * scores['interval'][0]:.2f}, {100 * scores['interval'][1]:.2f}] %, against ideal "
-        f"{against['difference']:+.2f} points, {against['fixed']} fixed, {against['broken']} broken"
+        f"[{100 * scores['interval'][0]:.2f}, {100 * scores['interval'][1]:.2f}] %"
     )
+    if entry["mode"] != "ideal":  # which is not compared with itself
+        line += (
+            f", against ideal {against['difference']:+.2f} points, {against['fixed']} fixed, {against['broken']} broken"
+        )
     mitigated = [f"{how} {100 * one['top1']:.2f}" for how, one in entry["mitigated"].items()]
     line += f"; mitigated: {', '.join(mitigated)}" if mitigated else ""
     checks = [(part["circuit"], part["aer"]) for part in entry.get("details") or [] if "aer" in part]
@@ -56,11 +60,17 @@ def table(entries: list[dict]) -> str:
 def _row(name: str, entry: dict, scores: dict) -> tuple[str, ...]:
     low, high = scores["interval"]
     against, error = scores["against_ideal"], scores["standard_error"]
+    changes = ["–"] * 4
+    if entry["mode"] != "ideal":  # which is not compared with itself
+        changes = [
+            f"{against['difference']:+.2f} [{against['interval'][0]:+.2f}, {against['interval'][1]:+.2f}]",
+            f"{against['fixed']:g}", f"{against['broken']:g}", f"{scores['rms_values']:.2g}",
+        ]  # fmt: skip
+    size = scores["rms_logits_ideal"]
     return (
         name, f"{entry['shots']:,}" if entry["shots"] else "exact", f"{entry['images']:,}",
         f"{100 * scores['top1']:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
-        "" if error is None else f"{100 * error:.3f}",
-        f"{against['difference']:+.2f} [{against['interval'][0]:+.2f}, {against['interval'][1]:+.2f}]",
-        f"{against['fixed']:g}", f"{against['broken']:g}", f"{scores['rms_values']:.2g}",
-        "" if scores["rms_logits"] is None else f"{scores['rms_logits']:.2g}",
+        "" if error is None else f"{100 * error:.3f}", *changes,
+        "" if scores["rms_logits"] is None or entry["mode"] == "ideal" else f"{scores['rms_logits']:.2g}",
+        "" if size is None else f"{size:.2g}",
     )  # fmt: skip

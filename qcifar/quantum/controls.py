@@ -14,12 +14,13 @@ import pennylane as qml
 import torch
 from torch import nn
 
-from qcifar.errors import InputError
+from qcifar.errors import InputError, describe
 from qcifar.quantum.layer import QuantumLayer, stack_values
+from qcifar.quantum.runner import make_qnode
 from qcifar.streams import stream
 
 MOST_FEATURES = 3**10
-MOST_TRIED = 3**6  # evaluations of a circuit before a run, a second on the slowest device
+MOST_TRIED = 3**6  # evaluations of a circuit before a run
 CONTRAST = 40.0  # of the planted gratings; the circuits' maps lie in [-1, 1]
 SIGNIFICANT_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}  # of a weight as convolutions read it
 
@@ -119,14 +120,23 @@ def fourier_of(layer: QuantumLayer, n: int) -> Fourier:
     return fourier.to(exact.device)
 
 
-def outside_fourier(layer: QuantumLayer, n: int) -> str | None:
-    """Why CONTROL fourier says less of this circuit than that it contains it, or None."""
+def outside_fourier(circuit: Callable, weights: torch.Tensor, n: int) -> str | None:
+    """Why CONTROL fourier says less of a circuit than that it contains it, as a warning; None if it does contain it.
+
+    It is tried on default.qubit, whatever runs the circuit in training: another device may be slow, sample, or cost.
+    """
     if 3**n > MOST_TRIED:
         return f"warning: with {n} qubits it was not tried whether fourier contains the circuit"
+    node, exact = make_qnode(circuit, "default.qubit", n), weights.detach().cpu().double()
+
+    def values(angles):
+        with torch.no_grad():
+            return stack_values(node(angles, exact), len(angles)).double()
+
     try:
-        fourier_of(layer, n)
-    except InputError as why:
-        return f"warning: fourier does not contain the circuit, so it is no more than another classical map: {why}"
+        fourier_coefficients(values, n)
+    except Exception as why:  # somebody's circuit
+        return f"warning: fourier does not contain the circuit, it is just another classical map: {describe(why)}"
     return None
 
 

@@ -25,7 +25,7 @@ def test_channels_that_act_together():
 @pytest.mark.parametrize(
     "text",
     ["", "depolarising=0.1", "depolarizing", "depolarizing=", "depolarizing=2", "readout=0.6", "depolarizing=-0.1",
-     "depolarizing=0..1", "depolarizing=0.1..0.2:1", "depolarizing=nan",
+     "depolarizing=0..1", "depolarizing=0.1..0.1", "depolarizing=0.1..0", "depolarizing=0.1..0.2:1", "depolarizing=nan",
      "depolarizing=0.1+depolarizing=0.2", "depolarizing=0.1/0.2+readout=0.1/0.2/0.3", "readout=a..b"],
 )  # fmt: skip
 def test_other_sweeps_are_refused_in_one_line(text):
@@ -33,11 +33,9 @@ def test_other_sweeps_are_refused_in_one_line(text):
         sweeps(text)
 
 
-def test_a_range_that_falls_is_turned_round():
-    with pytest.raises(
-        InputError, match=r"depolarizing=0\.1\.\.0\.01 does not rise; expected depolarizing=0\.01\.\.0\.1$"
-    ):
-        sweeps("depolarizing=0.1..0.01")
+def test_of_a_range_that_falls_the_rising_one_is_named():
+    with pytest.raises(InputError, match=r"=0\.1\.\.0\.01:3 does not rise; expected depolarizing=0\.01\.\.0\.1:3$"):
+        sweeps("depolarizing=0.1..0.01:3")
 
 
 def test_numbers_and_names():

@@ -1,6 +1,7 @@
 """The README's table, the tables of docs/findings.md and all comparisons follow from the stored predictions."""
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
@@ -58,16 +59,16 @@ def test_the_verdicts_follow_from_intervals_and_corrected_p(study):
             assert entry["p_equivalence"] < 0.05 and abs(low + high) / 2 < entry["margin"]
 
 
-def rows_of_the_readme():
-    """The study of the README's table, and its rows: (script, CONTROL, PLANT or "", the other cells)."""
-    ((name, table),) = re.findall(r"<!-- studies/(\w+) -->\n((?:\|.*\n)+)", README)
-    found = []
-    for line in table.splitlines()[2:]:
-        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        what = re.fullmatch(r"(\w+)(?:, `(\w+)`)?( PLANTED(?: ([\d.]+))?)?", first)
-        assert (what[2] == "planted") == bool(what[3]), f"{first}: planted effects are marked"
-        found.append((what[1], what[2] or "quantum", what[4] or "", cells))
-    return ROOT / "studies" / name, found
+def tables_of_the_readme():
+    """Of each table the study, and its rows: (script, CONTROL, PLANT or "", the other cells)."""
+    for name, table in re.findall(r"<!-- studies/(\w+) -->\n((?:\|.*\n)+)", README):
+        found = []
+        for line in table.splitlines()[2:]:
+            first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+            what = re.fullmatch(r"(\w+)(?:, `(\w+)`)?( PLANTED(?: ([\d.]+))?)?(?:: .*)?", first)
+            assert (what[2] == "planted") == bool(what[3]), f"{first}: planted effects are marked"
+            found.append((what[1], what[2] or "quantum", what[4] or "", cells))
+        yield ROOT / "studies" / name, found
 
 
 def entry_of(comparisons, script, control, plant):
@@ -81,9 +82,8 @@ def entry_of(comparisons, script, control, plant):
     return entry
 
 
-@pytest.mark.skipif("<!-- studies/" not in README, reason="the README has no table of a study yet")
-def test_the_readmes_table_follows_from_the_predictions():
-    folder, rows = rows_of_the_readme()
+@pytest.mark.parametrize(("folder", "rows"), tables_of_the_readme())
+def test_the_readmes_tables_follow_from_the_predictions(folder, rows):
     packed, summary = read_packed(folder / "predictions.npz"), read_json(folder / "summary.json")
     assert len(rows) >= 3 and rows[0][0] == "baseline"
     for script, control, plant, (n, top1, difference, verdict) in rows:
@@ -149,3 +149,66 @@ def test_the_table_of_sensitivity_follows_from_the_runs():
         low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
         assert with_minus_without == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"), first
     assert len(rows) == sum(entry["experiment"] == SCRIPTS["head"] for entry in comparisons) == 4
+
+
+def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
+    with (ROOT / "studies" / "larger" / "runs.csv").open() as file:
+        heads = [run for run in csv.DictReader(file) if run["experiment"] == SCRIPTS["head"]]
+    section = re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
+    for fourier, other in itertools.product((False, True), ("without", "shuffled")):
+        mine = [run for run in heads if ("control=fourier" in run["variant"]) == fourier]
+        gaps = np.array(
+            [100 * (float(run["dependence_top1"]) - float(run[f"dependence_top1_{other}"])) for run in mine]
+        )
+        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
+        points = "" if fourier else "points "
+        assert f"{gaps.mean():+.2f} {points}[{low:+.2f}, {high:+.2f}]".replace("-", "−") in section
+    quantum = [run for run in heads if "control=fourier" not in run["variant"]]
+    changed = np.mean([float(run["dependence_fixed"]) + float(run["dependence_broken"]) for run in quantum])
+    assert f"{changed:.0f} of the 10,000 images change" in section
+    alphas = [float(run["alpha"]) for run in quantum]
+    assert f"α ends at {min(alphas):.3f} to {max(alphas):.3f}" in section
+    assert f"makes up {100 * np.mean([float(run['branch_share']) for run in quantum]):.1f} % of the variance" in section
+
+
+def test_the_comparisons_of_the_larger_study_are_those_of_the_text():
+    section = re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
+    comparisons = read_json(ROOT / "studies" / "larger" / "summary.json")["comparisons"]
+    assert len(comparisons) == 3 and {entry["verdict"] for entry in comparisons} == {"equivalent"}
+    for entry in comparisons:
+        low, high = entry["interval_seeds"]
+        numbers = rf"{entry['difference']:+.2f} (points )?\[{low:+.2f}, {high:+.2f}\]".replace("-", "−").replace(
+            "+", r"\+"
+        )
+        assert re.search(numbers, section) and f"{entry['detectable']:.2f}" in section
+
+
+def test_the_table_of_hardware_follows_from_its_file():
+    page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    with (ROOT / "studies" / "larger" / "hardware.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 6 * 61
+    ((table,),) = [re.findall(r"<!-- studies/larger hardware -->\n((?:\|.*\n)+)", page)]
+    names, setting = {"rescaled": "rescaled", "zero noise": "zero noise"}, ("", "")
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    for name, difference, fixed, broken, values, logits in rows:
+        mitigated = names[name.removeprefix("the same, ")] if name.startswith("the same") else ""
+        if not mitigated:
+            shots = found[1].replace(",", "") if (found := re.search(r"([\d,]+) shots", name)) else "0"
+            chip = re.match(r"Fake\w+", name)
+            noise = re.fullmatch(r"([a-z ]+) ([\d.]+)", name)
+            where = chip[0] if chip else f"{noise[1].replace(' ', '_')}={noise[2]}" if noise else "no noise"
+            setting = (where, shots)
+        mine = [line for line in lines if (line["setting"], line["shots"], line["mitigated"]) == (*setting, mitigated)]
+        assert len(mine) == 6, name
+
+        def mean(key, mine=mine):
+            return np.mean([float(line[key]) for line in mine])
+
+        gaps = np.array([float(line["difference"]) for line in mine])
+        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
+        assert difference == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"), name
+        assert (fixed, broken) == (f"{mean('fixed'):.1f}", f"{mean('broken'):.1f}"), name
+        for shown_number, key in ((values, "rms_values"), (logits, "rms_logits")):
+            assert float(shown_number) == pytest.approx(mean(key), rel=0.06, abs=6e-5), name
+    assert len(rows) == 17
