@@ -187,7 +187,7 @@ def test_the_table_of_hardware_follows_from_its_file():
     page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
     with (ROOT / "studies" / "larger" / "hardware.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 6 * 61
+    assert len([line for line in lines if line["mode"] != "ideal"]) == 6 * 61
     ((table,),) = [re.findall(r"<!-- studies/larger hardware -->\n((?:\|.*\n)+)", page)]
     names, setting = {"rescaled": "rescaled", "zero noise": "zero noise"}, ("", "")
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
