@@ -1,6 +1,7 @@
 """The quantum channels: facts about the descriptor circuits, and a first convolution that takes two maps more."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pennylane as qml
@@ -144,6 +145,13 @@ def test_expansion_changes_nothing_but_conv1(init, extra):
         assert getattr(wide.conv1, setting) == getattr(plain.conv1, setting)
     assert wide.conv1.weight.requires_grad
     assert count_parameters(wide) - count_parameters(plain) == extra * 64 * 49
+
+
+def test_a_control_of_nobodys_is_not_taken_for_the_circuits():
+    """Who adds one to the rule alone must not train on the circuits' maps under its name."""
+    parts = SimpleNamespace(train=SimpleNamespace(images=None))
+    with pytest.raises(ValueError, match="CONTROL mine: expected its name in with_circuits or in classical"):
+        cifar100_quantum_channels.make_maps(SimpleNamespace(control="mine"), parts, None, "train")
 
 
 def test_published_channels_and_cache_reuse(tmp_path, monkeypatch):

@@ -394,6 +394,11 @@ def test_run_directories_inside_one_that_has_runs_are_compared_by_themselves(tmp
         _, lines = shown(capsys, *folders, "--no-report")
         assert sum(bool(re.match("hybrid_qhead ", line)) for line in lines) == rows
         assert not any(line.startswith("left out: ") for line in lines)
+    for path in [*tmp_path.glob(f"{BASELINE}/seed*/result.json"), *tmp_path.glob(f"{HEAD}/seed*/result.json")]:
+        path.unlink()  # runs that are not finished do not hide those of a run directory inside
+    _, lines = shown(capsys, tmp_path, "--no-report")
+    assert sum(line.endswith("not finished") for line in lines) == 6
+    assert sum(bool(re.match(r"hybrid_qhead +2 ", line)) for line in lines) == 1
 
 
 @pytest.mark.parametrize("exists", [True, False])

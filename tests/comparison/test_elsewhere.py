@@ -1,6 +1,7 @@
 """The section of the report on what `evaluate_hardware.py` found: its table, its figure, and files that are damaged."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from qcifar.comparison import elsewhere
 from qcifar.comparison.figures import look
 from qcifar.comparison.page import write_report
 from qcifar.comparison.series import series_of
+from qcifar.hardware import screen
 from qcifar.results import fingerprint_of
 from tests.helpers.made_report import make_report, write_runs
 from tests.helpers.made_runs import HEAD
@@ -63,6 +65,15 @@ def write(series, found=None):
     return path
 
 
+def test_what_the_screen_says_of_ideal_circuits_and_of_noise():
+    made = content({})["entries"]
+    assert screen.line_of(made[0]) == "no noise, exact: top-1 80.00 [79.00, 81.00] %"
+    assert ", against ideal -0.50 points, 1 fixed, 2.5 broken; mitigated: rescaled 80.00" in screen.line_of(made[1])
+    rows = [re.split(r"\s{2,}", line.strip()) for line in screen.table(made).splitlines()]
+    assert rows[0][-2:] == ["rms αq", "rms αq, ideal"]
+    assert rows[1][-5:] == ["–", "–", "–", "–", "0.1"] and rows[2][-2:] == ["0.002", "0.1"]
+
+
 def test_table_sentences_and_figure(series):
     write(series)
     found, trouble = elsewhere.find(series)
@@ -73,6 +84,9 @@ def test_table_sentences_and_figure(series):
         "noise: depolarizing=0.01", "fake chip: FakeTorino",
     ]  # fmt: skip
     assert [row[2] for row in table["rows"]] == ["–", "–", "rescaled", "–", "rescaled", "–"]
+    ideal, noisy = table["rows"][0], table["rows"][1]  # the ideal circuits are not compared with themselves
+    assert ideal[8:12] == ["–"] * 4 and ideal[13:] == ["–", "–", "0.1"]
+    assert noisy[8:12] == ["−0.50", "[−0.70, −0.30]", "1", "2.5"] and noisy[13:] == ["0.01", "0.002", "0.1"]
     assert all(len(row) == len(table["head"]) for row in table["rows"])
     assert table["rows"][1][5] == "79.50" and table["rows"][1][8] == "−0.50" and table["rows"][1][11] == "2.5"
     chip, end = elsewhere.sentences(found)
