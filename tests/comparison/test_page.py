@@ -133,6 +133,7 @@ def test_what_it_does_not_show_follows_the_runs(full, written):
         ({HEAD: "product", CHANNELS: "raw"}, ["hybrid_qhead"]),
         ({HEAD: "fourier", CHANNELS: "noise"}, ["quantum_channels"]),  # the head's twin says nothing about the channels
         ({HEAD: "mlp", CHANNELS: "fourier"}, []),
+        ({HEAD: "somebodys", CHANNELS: "shuffled"}, ["quantum_channels"]),  # a control of one's own without a circuit
     ],
 )
 def test_the_circuit_is_called_the_cause_only_beside_a_classical_twin_of_its_own(tmp_path, controls, missing):
