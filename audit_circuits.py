@@ -15,8 +15,6 @@ explains each line.
 import qcifar.flags  # noqa: F401  refuses a wrong flag before torch is loaded
 
 # isort: split
-import contextlib
-import functools
 import gc
 import itertools
 import multiprocessing
@@ -29,7 +27,7 @@ from tqdm import tqdm
 
 from qcifar.audit import Settings, audit
 from qcifar.audit.plots import text_drawing, write_plots
-from qcifar.audit.source import WITHOUT_CIRCUIT, Circuit, Sizes, circuits_of, circuits_that_ran, makes_circuits
+from qcifar.audit.source import WITHOUT_CIRCUIT, Circuit, Sizes, circuits_of, circuits_that_ran
 from qcifar.audit.words import as_text
 from qcifar.config import Rule, one_of, own, settings_from_constants, text, whole
 from qcifar.data.cifar import at_hand
@@ -93,11 +91,6 @@ def circuits_of_run(folder: Path, cfg) -> list[Circuit]:
     cfg.quantum_image_size = constants.get("QUANTUM_IMAGE_SIZE", cfg.quantum_image_size)
     script = ROOT / f"{script_of(run)}.py"
     found = circuits_that_ran(script, Sizes.of_run(constants), fingerprints, control)
-    if not found and not makes_circuits(script):
-        raise InputError(
-            f"{folder}: {script.name} has neither make_circuit nor make_circuits, which give the circuits of a run; "
-            f"name the function: python audit_circuits.py {script.name}:name"
-        )
     if not found:
         commit = run.config.get("git_commit")
         raise InputError(
@@ -155,19 +148,28 @@ def main(argv=None):
     )  # fmt: skip
     asked[:] = [(circuit, settings, output / circuit.name) for circuit in circuits]
     processes = min(len(asked), cores_at_hand()) if sys.platform == "linux" else 1
-    with contextlib.ExitStack() as stack:
-        spread, start = map, lambda function, arguments: SimpleNamespace(get=functools.partial(function, *arguments))
-        if processes > 1:
-            gc.freeze()  # the processes need not look through what was imported, nor copy it
-            stack.callback(gc.unfreeze)
-            pool = stack.enter_context(multiprocessing.get_context("fork").Pool(processes))
-            spread, start = pool.imap, pool.apply_async
-        drawings = []  # jobs of their own, so that no core waits while the last circuit is drawn
-        for place, (found, said) in enumerate(spread(audited, range(len(asked)))):
-            drawings.append(start(drawn, (place, found)))
+    if processes == 1:
+        for place in range(len(asked)):
+            found, said = audited(place)
             print(said)
-        for drawing in drawings:
-            drawing.get()
+            drawn(place, found)
+    else:
+        side_by_side(processes)
+
+
+def side_by_side(processes: int) -> None:
+    """Audit and draw all of `asked`, and print what is found in their order."""
+    gc.freeze()  # the processes need not look through what was imported, nor copy it
+    try:
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            drawings = []  # jobs of their own, so that no core waits while the last circuit is drawn
+            for place, (found, said) in enumerate(pool.imap(audited, range(len(asked)))):
+                drawings.append(pool.apply_async(drawn, (place, found)))
+                print(said)
+            for drawing in drawings:
+                drawing.get()
+    finally:
+        gc.unfreeze()
 
 
 def audited(place: int) -> tuple[dict, str]:

@@ -49,7 +49,8 @@ def without_circuit(model: torch.nn.Module) -> torch.nn.Module:
     if not isinstance(layer, QuantumLayer):
         raise InputError("this run has no circuit in its head: expected CONTROL quantum, product or frozen")
     converted = copy.deepcopy(model)
-    converted.branch.circuit = fourier_of(layer, model.branch.pre_q.out_features)
+    exact = copy.deepcopy(layer).double()
+    converted.branch.circuit = fourier_of(exact.runner, exact.weights, model.branch.pre_q.out_features)
     return converted.eval()
 
 

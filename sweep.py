@@ -16,7 +16,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from qcifar.config import SWITCH, Rule, flag, one_of, settings_from_constants, whole
-from qcifar.errors import InputError, run_script
+from qcifar.errors import InputError, count, run_script
 from qcifar.sweep import estimate, local, sbatch
 from qcifar.sweep.flags import split_flags, write_plan
 from qcifar.sweep.plan import Plan, at, read_plan
@@ -136,7 +136,7 @@ def main(argv=None):
         elif cfg.executor == "slurm":
             submit(sweep, resources, cfg.keep)
         else:
-            say(f"{at_once} at a time, {sweep.threads} thread{'s' * (sweep.threads != 1)} each")
+            say(f"{at_once} at a time, {count(sweep.threads, 'thread')} each")
             places = [gpus[place % len(gpus)] if gpus else None for place in range(at_once)]
             if local.Processes(sweep, places, cfg.keep).run():
                 sys.exit(1)  # the failed runs are named

@@ -29,6 +29,11 @@ def describe(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
+def count(n: int, one: str, several: str | None = None) -> str:
+    """`count(1, "seed")` is "1 seed", `count(6, "seed")` "6 seeds"."""
+    return f"{n:,} {one if n == 1 else several or one + 's'}"
+
+
 def did_you_mean(given: str, known, otherwise: str) -> str:
     """The end of a message on a name that is none of `known`: the nearest one, or `otherwise`.
 

@@ -171,7 +171,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", remedy: str 
                     raise InputError(f"{path} is damaged (checksum of {wrong}); {remedy}")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file{f'; {remedy}' if remedy else ''}") from None
+        raise InputError(f"{path}: no such file; {remedy}") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied; change its permissions") from None
     except InputError:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+from pathlib import Path
 
 from qcifar.errors import InputError
+from qcifar.files import read_json
 
 # Entries that are read by others than the run itself, and what each must be.
 NEEDED = {
@@ -18,6 +20,7 @@ NEEDED = {
 }  # fmt: skip
 # What brings result.json and predictions.npz of a finished run back.
 TEST_AGAIN = "the run's command then tests its best epoch again (or trains it again, where its checkpoints are gone)"
+REMEDY = f"move it away; {TEST_AGAIN}"  # of a result.json that cannot be read
 SHARES = ("test_top1", "test_top5", "test_f1", "val_top1", "val_f1")  # from 0 to 1
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -25,6 +28,13 @@ NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or
 def fingerprint_of(result: dict) -> str:
     """Which training a result.json is of: two of the same run differ at least in their seconds."""
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_result(path: Path) -> dict:
+    """The result.json of a finished run. Raises `InputError` where it is none."""
+    result = read_json(path, REMEDY)
+    refuse_no_result(result, path)
+    return result
 
 
 def refuse_no_result(result: dict, path) -> None:

@@ -199,8 +199,6 @@ def test_runs_whose_circuits_cannot_be_audited_are_refused(calm, tmp_path, monke
     mine = audit_circuits.ROOT / "cifar100_baseline.py"  # stands for a script without make_circuit
     with monkeypatch.context() as patched:
         patched.setattr(audit_circuits, "script_of", lambda run: mine.stem)
-        patched.setitem(config["constants"], "CONTROL", "mine")
-        write_json(edited / "config.json", config)
         with pytest.raises(
             InputError, match=r"baseline\.py has neither make_circuit nor make_circuits.*baseline\.py:name"
         ):

@@ -11,6 +11,7 @@ import torch
 
 from qcifar.compiler import CompiledCircuit
 from qcifar.errors import InputError, describe
+from qcifar.errors import count as counted
 from qcifar.quantum.layer import circuit_name, stack_values
 from qcifar.quantum.runner import make_qnode, make_runner
 
@@ -330,7 +331,7 @@ def simulability(found: dict) -> list[str]:
     if closed:
         counts = [output["frequencies"] for output in closed["outputs"] if "frequencies" in output]
         if counts:
-            said.append(f"an output has at most {max(counts)} Fourier coefficient{'s' * (max(counts) != 1)}")
+            said.append(f"an output has at most {counted(max(counts), 'Fourier coefficient')}")
     on = "compiled" if found["runs_on"] == "compiled" else "on default.qubit"
     said.append(f"{found['microseconds_per_image']:.3g} microseconds an image on one core ({on})")
     return said

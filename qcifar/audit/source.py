@@ -90,21 +90,20 @@ def circuits_that_ran(
             `WITHOUT_CIRCUIT` none ran, though the fingerprint may be recorded.
 
     Raises:
-        InputError: as `circuits_of`.
+        InputError: as `circuits_of`, and for a script that has none of `MAKERS`.
     """
     if control in WITHOUT_CIRCUIT:
         return []
     module = load(script)
+    if not any(hasattr(module, maker) for maker in MAKERS):
+        raise InputError(
+            f"{script.name} has neither {' nor '.join(MAKERS)}, which give the circuits of a run; name the function: "
+            f"python audit_circuits.py {script.name}:name"
+        )
     made = [one for maker in MAKERS if hasattr(module, maker) for one in circuits_of(f"{script}:{maker}", sizes)]
     ran = [_product(circuit) if control == "product" else circuit for circuit in made]
     recorded = [{_fingerprint_of(one) for one in pair} for pair in zip(made, ran, strict=True)]
     return [circuit for circuit, either in zip(ran, recorded, strict=True) if any(f in fingerprints for f in either)]
-
-
-def makes_circuits(script: Path) -> bool:
-    """Whether a script has one of `MAKERS`."""
-    module = load(script)
-    return any(hasattr(module, maker) for maker in MAKERS)
 
 
 def _product(circuit: Circuit) -> Circuit:

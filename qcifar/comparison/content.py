@@ -4,8 +4,9 @@ from collections import Counter
 
 from qcifar.comparison.runs import FinishedRun, Report
 from qcifar.comparison.series import Pair, Series, comparison_of, marks_of, short_name
-from qcifar.comparison.words import IN_PHASE_A, circuit_weights, count, interval, listed, number, p_value, signed, span
+from qcifar.comparison.words import IN_PHASE_A, circuit_weights, interval, listed, number, p_value, signed, span
 from qcifar.decided import BASELINE
+from qcifar.errors import count
 
 VERDICTS = ("better", "worse", "equivalent", "not worse", "undecided")
 NOT_OF_THE_IMAGE = ("noise", "shuffled", "constant", "off", "jitter", "planted")  # controls that see nothing of it

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from qcifar.comparison.figures import Drawn, finish, first_panels, name_axes, panels
 from qcifar.comparison.series import COLOURS, INK, MARKERS, Series, plain
-from qcifar.comparison.words import count, interval, number, signed
-from qcifar.errors import InputError
+from qcifar.comparison.words import interval, number, signed
+from qcifar.errors import InputError, count
 from qcifar.files import read_json
 from qcifar.results import fingerprint_of
 

@@ -9,6 +9,7 @@ from qcifar.comparison.figures import MOST_PANELS, Drawn, finish, look
 from qcifar.comparison.outcomes import CIFAR_100, SUPERCLASS_NAMES, SUPERCLASS_OF
 from qcifar.comparison.runs import Report
 from qcifar.comparison.series import Pair, Series, comparison_of, pairs_of, plain, predictions_of, series_of
+from qcifar.errors import count
 from qcifar.files import write_whole
 
 TEMPLATE = "report.html.j2"
@@ -131,5 +132,5 @@ def page(
         differences=content.differences(series),
         limits=content.does_not_show(report, pairs),
         listed=words.listed,
-        count=words.count,
+        count=count,
     )

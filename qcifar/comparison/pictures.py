@@ -13,8 +13,7 @@ from PIL import Image
 from qcifar.comparison.outcomes import CLASS_NAMES
 from qcifar.comparison.runs import FinishedRun, Predictions
 from qcifar.comparison.series import Pair, Series, predictions_of
-from qcifar.comparison.words import count
-from qcifar.errors import InputError
+from qcifar.errors import InputError, count
 from qcifar.files import read_npz
 
 SHEET_IMAGES = 24

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcifar.comparison.runs import FinishedRun, Group
-from qcifar.comparison.words import count, listed
+from qcifar.comparison.words import listed
 from qcifar.decided import (
     BASELINE,
     MARGIN,
@@ -21,7 +21,7 @@ from qcifar.decided import (
     read_twin,
     seal,
 )
-from qcifar.errors import InputError
+from qcifar.errors import InputError, count
 from qcifar.experiment.identity import NEUTRAL
 from qcifar.files import read_json
 

@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from qcifar.comparison.figures import WIDTH, Drawn, finish, first_panels, name_axes, panels
 from qcifar.comparison.series import GRID, INK, MUTED, Pair, key_of, seeds_of
-from qcifar.comparison.words import count, interval, listed, signed
+from qcifar.comparison.words import interval, listed, signed
+from qcifar.errors import count
 
 SEEDS_NAMED = 12  # in a panel, while there is room
 FOREST_CHARACTERS = 66  # of a line of text across the forest plot

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcifar.comparison.outcomes import outcomes_of
-from qcifar.comparison.words import count
-from qcifar.errors import InputError
+from qcifar.errors import InputError, count
 from qcifar.files import read_json, read_npz
-from qcifar.results import TEST_AGAIN, refuse_no_result
+from qcifar.results import TEST_AGAIN, read_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,8 +186,7 @@ def read_run(folder: Path) -> FinishedRun:
     """One finished run, or an `InputError` that says what is not whole about it."""
     if not (folder / "result.json").exists():
         raise InputError("not finished")
-    result, config = read_json(folder / "result.json", f"move it away; {TEST_AGAIN}"), read_json(folder / "config.json")
-    refuse_no_result(result, folder / "result.json")
+    result, config = read_result(folder / "result.json"), read_json(folder / "config.json")
     for name, kind in {"identity": dict, "constants": dict, "own": list, "recipe": str}.items():
         if not isinstance(config.get(name), kind):
             raise InputError(f"config.json: expected {KINDS[kind]} for {name}, got {config.get(name)!r}; run it again")

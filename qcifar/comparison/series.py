@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from qcifar.comparison.runs import FinishedRun, Group, Predictions, Report
-from qcifar.comparison.words import count, listed
-from qcifar.errors import InputError
+from qcifar.comparison.words import listed
+from qcifar.errors import InputError, count
 
 INK, MUTED, GRID = "#15181c", "#667080", "#d5d9e0"
 # Okabe and Ito's colours, which stay apart for colour-blind readers, without yellow and black.

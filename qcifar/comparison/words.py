@@ -21,11 +21,6 @@ def p_value(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def count(n: int, one: str, several: str | None = None) -> str:
-    """`count(1, "seed")` is "1 seed", `count(6, "seed")` "6 seeds"."""
-    return f"{n:,} {one if n == 1 else several or one + 's'}"
-
-
 def listed(things: list) -> str:
     """1, 2 and 3."""
     words = [str(thing) for thing in things]

@@ -14,7 +14,7 @@ from qcifar.experiment.code import ROOT
 from qcifar.experiment.identity import differences
 from qcifar.experiment.recipe import SPLIT_FILE, Prepared
 from qcifar.files import read_checkpoint, read_json
-from qcifar.results import TEST_AGAIN
+from qcifar.results import REMEDY
 
 EXAMPLE = "expected the folder of a finished run, for example runs/cifar100_baseline_det/seed42"
 # Of a config.json: what is needed here, and of which type.
@@ -49,7 +49,7 @@ def read_run(folder: Path) -> FinishedRun:
         raise InputError(
             f"{folder} has no best.pt, which sweep.py --keep none deletes; train the run again, with --no-resume"
         )
-    result = read_json(folder / "result.json", f"move it away; {TEST_AGAIN}")
+    result = read_json(folder / "result.json", REMEDY)
     if not isinstance(result.get("best_epoch"), int):
         raise InputError(f"{folder / 'result.json'} is not one of this test bench (no best_epoch): {EXAMPLE}")
     return run._replace(result=result)

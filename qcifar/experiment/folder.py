@@ -27,7 +27,7 @@ from qcifar.experiment.identity import (
     recipe_code,
 )
 from qcifar.files import make_folder, read_checkpoint, read_json, write_json
-from qcifar.results import refuse_no_result
+from qcifar.results import read_result
 
 START_OVER = "--no-resume starts the run over"
 
@@ -110,15 +110,10 @@ class Run:
         if not isinstance(before.get("identity"), dict) or not isinstance(before.get("accepted_code", []), list):
             path = self.config_path if self.config_path.exists() else checkpoints[0]
             raise InputError(f"{path} is not one of this test bench; {START_OVER}")
-        if finished and self._result()["identity"] != identity_code(before["identity"]):
+        if finished and read_result(self.result_path)["identity"] != identity_code(before["identity"]):
             whose = "the run in config.json" if self.config_path.exists() else "these settings, or config.json is lost"
             raise InputError(f"{self.result_path} is not the result of {whose}; {START_OVER}, or use another --run-dir")
         return before
-
-    def _result(self) -> dict:
-        result = read_json(self.result_path)
-        refuse_no_result(result, self.result_path)
-        return result
 
     def _accept(self, identity: dict) -> None:
         self.config["accepted_code"] += [{name: identity.get(name) for name in CODE}]
@@ -257,7 +252,7 @@ class Run:
 
     def show_result(self) -> dict:
         """Print and return the stored result of a finished run."""
-        result = self._result()
+        result = read_result(self.result_path)
         mine = {"experiment": self.experiment, "variant": self.variant, "seed": self.identity.get("SEED")}
         for name, value in mine.items():
             if result[name] != value:

@@ -12,6 +12,7 @@ import torch
 from qcifar import distributed
 from qcifar.config import Rule, as_constants
 from qcifar.data.augment import Augmentation
+from qcifar.errors import count
 from qcifar.experiment.code import ROOT, shared_code
 from qcifar.experiment.weights import weights_fingerprint
 
@@ -113,8 +114,7 @@ def describe_device(device: torch.device) -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"CPU, {model}, {threads} thread{'s' * (threads != 1)}"
+    return f"CPU, {model}, {count(torch.get_num_threads(), 'thread')}"
 
 
 def git_commit() -> str:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from qcifar.config import NOISE
 from qcifar.device import free_memory
 from qcifar.errors import InputError, describe, did_you_mean
+from qcifar.errors import count as counted
 from qcifar.hardware.engine import NoisyCircuit, density_bytes
 from qcifar.hardware.gates import signs_of
 from qcifar.hardware.hybrid import Circuit, Hybrid
@@ -64,7 +65,7 @@ def refuse_measurements(circuits: list[Circuit]) -> None:
     for circuit in circuits:
         if number := count_measurements(circuit.function, circuit.n_qubits, None):
             raise InputError(
-                f"the circuit {circuit.name} measures {number} time{'s' * (number != 1)} before its end: expected "
+                f"the circuit {circuit.name} measures {counted(number, 'time')} before its end: expected "
                 f"gates and expectation values only; it is trained and tested with exact values and runs nowhere else"
             )
 

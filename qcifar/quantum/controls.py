@@ -5,7 +5,6 @@ Channels: maps of the same size from something else. Everything else of a run st
 common starts with the same weights.
 """
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -103,17 +102,20 @@ def fourier_coefficients(function: Callable, n: int) -> torch.Tensor:
     return coefficients
 
 
-def fourier_of(layer: QuantumLayer, n: int) -> Fourier:
-    """The map that gives the same values as the circuit with its weights as they are, on its device, in float64.
+def fourier_of(run: Callable, weights: torch.Tensor, n: int) -> Fourier:
+    """The map that gives the same values as a circuit with its weights as they are, on their device, in float64.
+
+    Args:
+        run: (angles (B, n), weights) -> values, in float64.
 
     Raises:
         InputError: there is none, see `fourier_coefficients`.
     """
-    circuit, exact = copy.deepcopy(layer).double(), layer.weights.detach().double()
+    exact = weights.detach().double()
 
     def values(angles):
         with torch.no_grad():
-            return stack_values(circuit.runner(angles.to(exact.device), exact), len(angles)).cpu().double()
+            return stack_values(run(angles.to(exact.device), exact), len(angles)).cpu().double()
 
     fourier = Fourier(n)
     fourier.linear.weight.data.copy_(fourier_coefficients(values, n))
@@ -127,14 +129,8 @@ def outside_fourier(circuit: Callable, weights: torch.Tensor, n: int) -> str | N
     """
     if 3**n > MOST_TRIED:
         return f"warning: with {n} qubits it was not tried whether fourier contains the circuit"
-    node, exact = make_qnode(circuit, "default.qubit", n), weights.detach().cpu().double()
-
-    def values(angles):
-        with torch.no_grad():
-            return stack_values(node(angles, exact), len(angles)).double()
-
     try:
-        fourier_coefficients(values, n)
+        fourier_of(make_qnode(circuit, "default.qubit", n), weights.cpu(), n)
     except Exception as why:  # somebody's circuit
         return f"warning: fourier does not contain the circuit, it is just another classical map: {describe(why)}"
     return None

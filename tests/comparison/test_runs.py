@@ -15,9 +15,7 @@ def test_two_different_runs_of_one_name_are_both_left_out(tmp_path, capsys):
     said = "which has the same experiment, variant, recipe and seed; name the run directory that is meant"
     assert sum(said in line and " here and " in line for line in lines) == 2
     assert re.match(r"hybrid_qhead +2 ", lines[-1])
-    shutil.copytree(
-        tmp_path / "one" / HEAD / "seed1", tmp_path / "three" / HEAD / "seed1"
-    )  # two of the three are alike
+    shutil.copytree(tmp_path / "one" / HEAD / "seed1", tmp_path / "three" / HEAD / "seed1")  # like the first
     _, lines = shown(capsys, *(tmp_path / name for name in ("one", "two", "three")), "--no-report")
     assert sum(said in line for line in lines) == 3 and re.match(r"hybrid_qhead +2 ", lines[-1])
 

@@ -17,6 +17,7 @@ from tests.helpers.made_runs import BASELINE
 STUDIES = sorted(path.parent for path in (ROOT / "studies").glob("*/summary.json"))
 FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LARGER = ROOT / "studies" / "larger"
 SCRIPTS = {"baseline": BASELINE, "head": "cifar100_hybrid_qhead", "channels": "cifar100_quantum_channels"}
 
 
@@ -24,6 +25,17 @@ SCRIPTS = {"baseline": BASELINE, "head": "cifar100_hybrid_qhead", "channels": "c
 def study(request):
     folder: Path = request.param
     return read_packed(folder / "predictions.npz"), read_json(folder / "summary.json")
+
+
+def lines_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def with_interval(gaps, after=""):
+    """Mean and 95 % t interval as the pages have them."""
+    low, high = stats.ttest_1samp(gaps, 0).confidence_interval() if gaps.std() else (gaps[0], gaps[0])
+    return f"{gaps.mean():+.2f} {after}[{low:+.2f}, {high:+.2f}]".replace("-", "−")
 
 
 def accuracies(packed, experiment, variant, seeds):
@@ -94,8 +106,7 @@ def test_the_readmes_tables_follow_from_the_predictions(folder, rows):
             entry = entry_of(summary["comparisons"], script, control, plant)
             scores = accuracies(packed, entry["experiment"], entry["variant"], entry["seeds"])
             gaps = scores - accuracies(packed, *baseline_of(entry), entry["seeds"])
-            low, high = stats.ttest_1samp(gaps, 0).confidence_interval() if gaps.std() else (gaps[0], gaps[0])
-            assert difference == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+            assert difference == with_interval(gaps)
             assert verdict == entry["verdict"]
         assert int(n) == len(scores)
         assert top1 == f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
@@ -139,30 +150,29 @@ def test_the_table_of_sensitivity_follows_from_the_runs():
     ((table,),) = [re.findall(r"<!-- studies/sensitivity head -->\n((?:\|.*\n)+)", FINDINGS)]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     comparisons = read_json(folder / "summary.json")["comparisons"]
-    with (folder / "runs.csv").open() as file:
-        runs = list(csv.DictReader(file))
+    runs = lines_of(folder / "runs.csv")
     for first, n, difference, verdict, with_minus_without in rows:
         entry = entry_of(comparisons, "head", "planted", re.search(r"PLANTED ([\d.]+)", first)[1])
         assert (int(n), difference, verdict) == (entry["n_seeds"], shown(entry), entry["verdict"]), first
         mine = [run for run in runs if (run["experiment"], run["variant"]) == (SCRIPTS["head"], entry["variant"])]
         gaps = np.array([100 * (float(run["test_top1"]) - float(run["dependence_top1_without"])) for run in mine])
-        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
-        assert with_minus_without == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"), first
+        assert with_minus_without == with_interval(gaps), first
     assert len(rows) == sum(entry["experiment"] == SCRIPTS["head"] for entry in comparisons) == 4
 
 
+def section_of_the_larger_study():
+    return re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
+
+
 def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
-    with (ROOT / "studies" / "larger" / "runs.csv").open() as file:
-        heads = [run for run in csv.DictReader(file) if run["experiment"] == SCRIPTS["head"]]
-    section = re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
+    heads = [run for run in lines_of(LARGER / "runs.csv") if run["experiment"] == SCRIPTS["head"]]
+    section = section_of_the_larger_study()
     for fourier, other in itertools.product((False, True), ("without", "shuffled")):
         mine = [run for run in heads if ("control=fourier" in run["variant"]) == fourier]
         gaps = np.array(
             [100 * (float(run["dependence_top1"]) - float(run[f"dependence_top1_{other}"])) for run in mine]
         )
-        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
-        points = "" if fourier else "points "
-        assert f"{gaps.mean():+.2f} {points}[{low:+.2f}, {high:+.2f}]".replace("-", "−") in section
+        assert with_interval(gaps, "" if fourier else "points ") in section
     quantum = [run for run in heads if "control=fourier" not in run["variant"]]
     changed = np.mean([float(run["dependence_fixed"]) + float(run["dependence_broken"]) for run in quantum])
     assert f"{changed:.0f} of the 10,000 images change" in section
@@ -172,27 +182,21 @@ def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
 
 
 def test_the_comparisons_of_the_larger_study_are_those_of_the_text():
-    section = re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
-    comparisons = read_json(ROOT / "studies" / "larger" / "summary.json")["comparisons"]
+    section, comparisons = section_of_the_larger_study(), read_json(LARGER / "summary.json")["comparisons"]
     assert len(comparisons) == 3 and {entry["verdict"] for entry in comparisons} == {"equivalent"}
     for entry in comparisons:
-        low, high = entry["interval_seeds"]
-        numbers = rf"{entry['difference']:+.2f} (points )?\[{low:+.2f}, {high:+.2f}\]".replace("-", "−").replace(
-            "+", r"\+"
-        )
-        assert re.search(numbers, section) and f"{entry['detectable']:.2f}" in section
+        assert shown(entry) in section.replace(" points [", " [") and f"{entry['detectable']:.2f}" in section
 
 
 def test_the_table_of_hardware_follows_from_its_file():
     page = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
-    with (ROOT / "studies" / "larger" / "hardware.csv").open() as file:
-        lines = list(csv.DictReader(file))
+    lines = lines_of(LARGER / "hardware.csv")
     assert len([line for line in lines if line["mode"] != "ideal"]) == 6 * 61
     ((table,),) = [re.findall(r"<!-- studies/larger hardware -->\n((?:\|.*\n)+)", page)]
-    names, setting = {"rescaled": "rescaled", "zero noise": "zero noise"}, ("", "")
+    setting = ("", "")
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
     for name, difference, fixed, broken, values, logits in rows:
-        mitigated = names[name.removeprefix("the same, ")] if name.startswith("the same") else ""
+        mitigated = name.removeprefix("the same, ") if name.startswith("the same") else ""
         if not mitigated:
             shots = found[1].replace(",", "") if (found := re.search(r"([\d,]+) shots", name)) else "0"
             chip = re.match(r"Fake\w+", name)
@@ -206,8 +210,7 @@ def test_the_table_of_hardware_follows_from_its_file():
             return np.mean([float(line[key]) for line in mine])
 
         gaps = np.array([float(line["difference"]) for line in mine])
-        low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
-        assert difference == f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"), name
+        assert difference == with_interval(gaps), name
         assert (fixed, broken) == (f"{mean('fixed'):.1f}", f"{mean('broken'):.1f}"), name
         for shown_number, key in ((values, "rms_values"), (logits, "rms_logits")):
             assert float(shown_number) == pytest.approx(mean(key), rel=0.06, abs=6e-5), name
