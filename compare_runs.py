@@ -7,8 +7,9 @@
 
 Runs in a run directory with a stored plan are compared by themselves, under that plan: name their directory.
 Writes report/ into the run directory: index.html (one page, needs no network), summary.json, summary.csv, summary.tex
-and figures/. docs/statistics.md says how a verdict is made. Exit status: 0 if every comparison of the plan (without
-a plan: every comparison) has all its seeds and is decided, 3 if not (the last line says so), 2 for bad input.
+and figures/; with --against into a folder of that name, so that report/ stays. docs/statistics.md says how a verdict is
+made. Exit status: 0 if every comparison of the plan (without a plan: every comparison) has all its seeds and is
+decided, 3 if not (the last line says so), 2 for bad input.
 """
 
 import contextlib
@@ -104,7 +105,7 @@ def main(argv=None) -> int:
             "left_out": left_out,
             "notes": notes(entries, plan),
         }
-        folder = (tops[0] if not (tops[0] / "config.json").exists() else Path(cfg.run_dir)) / "report"
+        folder = (tops[0] if not (tops[0] / "config.json").exists() else Path(cfg.run_dir)) / report_name(cfg.against)
         write_all(summary, pairs + twins, folder, test_images(pairs, Path(cfg.data_dir)))
         print(f"report: {folder / 'index.html'}")
     pending = not_decided(entries, pairs + twins, plans, cfg.against)
@@ -122,6 +123,11 @@ def full_name(entry: dict) -> str:
     """Experiment and variant, and what they are compared with where that is not the baseline."""
     name = f"{entry['experiment']} {entry['variant']}".strip()
     return name if entry["baseline"] == BASELINE else f"{name} against {entry['baseline']}"
+
+
+def report_name(against: str) -> str:
+    """Folder of a report; one with another than the baseline shall not replace the one that a plan asks for."""
+    return "report" if against == BASELINE else f"report_against_{against.replace(' ', '_')}"
 
 
 def full_name_of(against: str, runs: list[FinishedRun]) -> str:

@@ -159,7 +159,7 @@ def evaluation(run, cfg) -> evaluate.Evaluation:
         f"ideal circuits, {same:,} of them get the class of predictions.npz"
         + (f"; nothing is compared with the baseline: {none}" if none else "")
     )
-    return evaluate.Evaluation(hybrid, scorer, cfg.repeats, cfg.seed, cfg.mitigate, none)
+    return evaluate.Evaluation(hybrid, scorer, cfg.repeats, cfg.seed, cfg.mitigate, run.result["seed"], none)
 
 
 def entries(ev: evaluate.Evaluation, cfg, shots: list[int], sweeps: dict):

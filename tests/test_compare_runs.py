@@ -170,14 +170,16 @@ def test_a_reference_whose_branch_was_never_on_is_marked(tmp_path, capsys, witho
     assert [line for line in lines if line.startswith("branch off:")] == [
         "branch off: hybrid_qhead control=tanh, seeds 1-2, was tested in phase A"
     ]
-    entries = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"]
+    report = tmp_path / f"report_against_{HEAD}_control=tanh"
+    assert not (tmp_path / "report").exists()  # which the comparison with the baseline has for itself
+    entries = json.loads((report / "summary.json").read_text())["comparisons"]
     assert [(one["variant"], one["branch_off_seeds"], one["branch_off_seeds_baseline"]) for one in entries] == [
         ("control=fourier", [], [1, 2]), ("control=off", [], [1, 2]),
     ]  # fmt: skip
-    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    html = (report / "index.html").read_text(encoding="utf-8")
     assert html.count('<span class="mark">reference: branch off</span>') == 2
     assert "With seed 1 and 2 the epoch of hybrid_qhead control=tanh that was tested has the branch off" in html
-    assert "hybrid\\_qhead control=tanh (branch off) &" in (tmp_path / "report" / "summary.tex").read_text()
+    assert "hybrid\\_qhead control=tanh (branch off) &" in (report / "summary.tex").read_text()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from qcifar.hardware.evaluate import (
 from qcifar.hardware.gates import Portable, portable
 from qcifar.hardware.hybrid import Circuit
 from qcifar.hardware.noise import NoiseModel
+from qcifar.streams import stream
 
 CHECKED = 10  # images that Aer samples too: it builds each one's circuit anew
 CHECK_SHOTS = 4000
@@ -111,7 +112,9 @@ def check_with_aer(ev: Evaluation, one: OnChip, backend, found: torch.Tensor) ->
         Pearson's chi-square over all cells that expect 5 or more, its degrees of freedom and p.
     """
     columns = one.there.values(one.circuit.angles[:CHECKED])
-    counts = with_qiskit.aer_counts(one.made, one.there, columns, backend, CHECK_SHOTS, ev.seed)
+    # a seed of its own, so that the checks of several runs and chips are independent of each other
+    seed = stream(ev.seed, "aer", ev.run_seed, backend.name, one.circuit.name).integers(2**31)
+    counts = with_qiskit.aer_counts(one.made, one.there, columns, backend, CHECK_SHOTS, int(seed))
     expected = CHECK_SHOTS * found[: len(counts)].numpy()
     common = expected >= 5
     rest = np.where(common, 0, expected).sum(1), np.where(common, 0, counts).sum(1)  # one more cell of each image
