@@ -94,7 +94,7 @@ def entry_of(comparisons, script, control, plant):
     return entry
 
 
-@pytest.mark.parametrize(("folder", "rows"), tables_of_the_readme())
+@pytest.mark.parametrize(("folder", "rows"), list(tables_of_the_readme()))
 def test_the_readmes_tables_follow_from_the_predictions(folder, rows):
     packed, summary = read_packed(folder / "predictions.npz"), read_json(folder / "summary.json")
     assert len(rows) >= 3 and rows[0][0] == "baseline"
@@ -160,6 +160,43 @@ def test_the_table_of_sensitivity_follows_from_the_runs():
     assert len(rows) == sum(entry["experiment"] == SCRIPTS["head"] for entry in comparisons) == 4
 
 
+def test_the_table_of_the_published_forms_follows_from_the_predictions():
+    folder = ROOT / "studies" / "published"
+    packed, summary = read_packed(folder / "predictions.npz"), read_json(folder / "summary.json")
+    ((table,),) = [re.findall(r"<!-- studies/published -->\n((?:\|.*\n)+)", FINDINGS)]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    found, ours = {}, {}
+    for entry in summary["comparisons"]:
+        published = bool(re.search("published|per_phase", entry["variant"]))
+        name = next(short for short, script in SCRIPTS.items() if script == entry["experiment"])
+        scores = accuracies(packed, entry["experiment"], entry["variant"], range(6))
+        found[f"{name} as published" if published else name] = scores, shown(entry), entry["verdict"]
+        ours |= {} if published else {name: scores}
+    found["baseline"] = accuracies(packed, BASELINE, "", range(6)), "", ""
+    assert [row[0] for row in rows] == ["baseline", "head", "head as published", "channels", "channels as published"]
+    for name, n, top1, difference, verdict, minus_ours in rows:
+        scores, *expected = found[name]
+        assert (int(n), [difference, verdict]) == (6, expected)
+        assert top1 == f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
+        plain = name.removesuffix(" as published")
+        assert minus_ours == (with_interval(scores - ours[plain]) if plain != name else "")
+
+
+def worth(runs, other):
+    """(S,) what the branch is worth beside `other` in its place at test time, points."""
+    return np.array([100 * (float(run["dependence_top1"]) - float(run[f"dependence_top1_{other}"])) for run in runs])
+
+
+def test_what_the_branch_of_the_published_head_is_worth_follows_from_the_runs():
+    section = re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`published`)") : FINDINGS.index("(`scratch`)")])
+    heads = [run for run in lines_of(ROOT / "studies" / "published" / "runs.csv") if "per_phase" in run["variant"]]
+    for other in ("without", "shuffled"):
+        assert with_interval(worth(heads, other), "points ") in section
+    comparisons = read_json(ROOT / "studies" / "published" / "summary.json")["comparisons"]
+    smallest = min(comparisons, key=lambda entry: entry["p_t"])
+    assert f"is {smallest['p_t']:.3f} alone, {smallest['p_holm']:.2f} after correction" in section
+
+
 def section_of_the_larger_study():
     return re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
 
@@ -169,10 +206,7 @@ def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
     section = section_of_the_larger_study()
     for fourier, other in itertools.product((False, True), ("without", "shuffled")):
         mine = [run for run in heads if ("control=fourier" in run["variant"]) == fourier]
-        gaps = np.array(
-            [100 * (float(run["dependence_top1"]) - float(run[f"dependence_top1_{other}"])) for run in mine]
-        )
-        assert with_interval(gaps, "" if fourier else "points ") in section
+        assert with_interval(worth(mine, other), "" if fourier else "points ") in section
     quantum = [run for run in heads if "control=fourier" not in run["variant"]]
     changed = np.mean([float(run["dependence_fixed"]) + float(run["dependence_broken"]) for run in quantum])
     assert f"{changed:.0f} of the 10,000 images change" in section
