@@ -97,12 +97,13 @@ def dependence(pairs: list[Pair]) -> dict:
     """What the trained networks answer without what their branch says of an image, where there is one."""
     head = [
         "experiment", "seeds", "top-1 (%)", "without its branch (%)", "branch of another image (%)",
-        "fixed (images)", "broken (images)",
+        "branch at its mean (%)", "fixed (images)", "broken (images)",
     ]  # fmt: skip
     rows = [
         [
             pair.label, str(len(used["seeds"])), number(used["top1"]), number(used["top1_without"]),
-            number(used["top1_shuffled"]), number(used["fixed"], 1), number(used["broken"], 1),
+            number(used["top1_shuffled"]), "–" if used["top1_constant"] is None else number(used["top1_constant"]),
+            number(used["fixed"], 1), number(used["broken"], 1),
         ]
         for pair in pairs
         if (used := pair.entry["dependence"])

@@ -166,11 +166,12 @@ def details(entries: list[dict]) -> str:
                 )
             )
         if used := entry["dependence"]:
+            mean = "" if used["top1_constant"] is None else f", at its mean {used['top1_constant']:.2f}"
             lines += [
                 "  dependence on the branch (not what a network trained without it reaches), "
                 f"n = {len(used['seeds'])}: top-1 {used['top1']:.2f},",
                 f"    without its branch {used['top1_without']:.2f}, with the branch of another image "
-                f"{used['top1_shuffled']:.2f}; {used['fixed']:.1f} images fixed, {used['broken']:.1f} broken",
+                f"{used['top1_shuffled']:.2f}{mean}; {used['fixed']:.1f} images fixed, {used['broken']:.1f} broken",
             ]
         if entry["across_recipes"]:
             lines.append("  recipes differ in " + "; ".join(entry["across_recipes"]))

@@ -67,13 +67,17 @@ def dependence(group: Group) -> dict | None:
     """How much the trained networks lean on their quantum part: the means of `dependence` over the runs that have it.
 
     Returns:
-        `seeds`; `top1`, `top1_without` and `top1_shuffled` in percent; `fixed` and `broken` images. None without any.
+        `seeds`; `top1`, `top1_without`, `top1_shuffled` and `top1_constant` (None if a run is older than it) in
+        percent; `fixed` and `broken` images. None without any.
     """
     known = [(run.seed, run.result["dependence"]) for run in group.runs if run.result.get("dependence")]
     if not known:
         return None
-    means = {name: float(np.mean([found[name] for _, found in known])) for name in DEPENDENCE}
-    means |= {name: 100 * value for name, value in means.items() if name.startswith("top1")}
+    means: dict[str, float | None] = {}
+    for name in DEPENDENCE:
+        values = [found.get(name) for _, found in known]
+        unit = 100 if name.startswith("top1") else 1
+        means[name] = None if None in values else unit * float(np.mean(values))
     return {"seeds": [seed for seed, _ in known], **means}
 
 

@@ -87,7 +87,8 @@ def branch_share(model, loader, criterion, autocast) -> dict[str, float]:
 
 @torch.inference_mode()
 def branch_dependence(model, loader, autocast, logits: np.ndarray, seed: int) -> dict | None:
-    """Test accuracy of the trained network without its branch, and with the branch's input of other images.
+    """Test accuracy of the trained network without its branch, with the branch's input of other images, and with the
+    branch's logits at their mean over the images, where they say nothing of an image and only shift the classes.
 
     Args:
         logits: (n, classes) of the whole network on the loader's images.
@@ -108,7 +109,8 @@ def branch_dependence(model, loader, autocast, logits: np.ndarray, seed: int) ->
     order = shuffled_order(len(feats), seed).to(feats.device)
     batches = zip(feats[order].split(loader.batch_size), hints[order].split(loader.batch_size), strict=True)
     shuffled = without + model.alpha * torch.cat([model.logits_q(*batch) for batch in batches])
-    return scores_of(logits, without, shuffled, loader.labels)
+    part = torch.from_numpy(logits).to(without) - without
+    return scores_of(logits, without, shuffled, without + part.mean(0), loader.labels)
 
 
 @torch.inference_mode()
@@ -119,7 +121,7 @@ def maps_dependence(model, loader, autocast, logits: np.ndarray, seed: int) -> d
         logits: (n, classes) of the network on the loader's images.
 
     Returns:
-        See `scores_of`.
+        See `scores_of`; without the maps' part of an image and with the maps at a constant are one thing.
     """
     model.eval()
     n = len(loader.images)
@@ -131,7 +133,8 @@ def maps_dependence(model, loader, autocast, logits: np.ndarray, seed: int) -> d
         for maps, found in ((mean.expand_as(others), at_mean), (others, shuffled)):
             with autocast:
                 found.append(model(torch.cat([x[:, :3], maps], dim=1)).float())
-    return scores_of(logits, torch.cat(at_mean), torch.cat(shuffled), loader.labels)
+    at_mean, shuffled = torch.cat(at_mean), torch.cat(shuffled)
+    return scores_of(logits, at_mean, shuffled, at_mean, loader.labels)
 
 
 def shuffled_order(n: int, seed: int) -> torch.Tensor:
@@ -139,20 +142,24 @@ def shuffled_order(n: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(stream(seed, "dependence").permutation(n))
 
 
-def scores_of(logits: np.ndarray, without: torch.Tensor, shuffled: torch.Tensor, labels: torch.Tensor) -> dict:
+def scores_of(logits: np.ndarray, without, shuffled, constant, labels: torch.Tensor) -> dict:
     """Accuracies in [0, 1], and how many images the quantum part fixes and breaks.
 
     Args:
-        logits, without, shuffled: (n, classes) of the network as it is, without what its quantum part says of an image
-            ("top1_without"), and with the quantum part of another image ("top1_shuffled").
+        logits, without, shuffled, constant: (n, classes) of the network as it is, without its quantum part
+            ("top1_without"), with that of another image ("top1_shuffled"), and with its mean over the images
+            ("top1_constant").
         labels: (n,).
     """
     labels = labels.cpu()
-    right, alone, mixed = (torch.as_tensor(values).cpu().argmax(1) == labels for values in (logits, without, shuffled))
+    right, alone, mixed, shifted = (
+        torch.as_tensor(values).cpu().argmax(1) == labels for values in (logits, without, shuffled, constant)
+    )
     return {
         "top1": right.double().mean().item(),
         "top1_without": alone.double().mean().item(),
         "top1_shuffled": mixed.double().mean().item(),
+        "top1_constant": shifted.double().mean().item(),
         "fixed": int((right & ~alone).sum()),
         "broken": int((alone & ~right).sum()),
     }

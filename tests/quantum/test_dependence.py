@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from qcifar.quantum.dependence import covariance_share, first_images, maps_dependence, scores_of, shuffled_order
+from qcifar.quantum.dependence import (
+    branch_dependence,
+    covariance_share,
+    first_images,
+    maps_dependence,
+    scores_of,
+    shuffled_order,
+)
 
 
 def test_shares_of_all_parts_add_up_to_one_and_are_numpys_covariance():
@@ -32,8 +39,8 @@ def test_scores_count_what_is_fixed_and_broken():
     labels = torch.tensor([0, 1, 2, 0])
     rows = torch.eye(3)
     whole, without, shuffled = rows[[0, 1, 0, 1]], rows[[0, 0, 2, 1]], rows[[1, 1, 1, 1]]
-    assert scores_of(whole.numpy(), without, shuffled, labels) == {
-        "top1": 0.5, "top1_without": 0.5, "top1_shuffled": 0.25, "fixed": 1, "broken": 1,
+    assert scores_of(whole.numpy(), without, shuffled, rows[[0, 1, 2, 1]], labels) == {
+        "top1": 0.5, "top1_without": 0.5, "top1_shuffled": 0.25, "top1_constant": 0.75, "fixed": 1, "broken": 1,
     }  # fmt: skip
 
 
@@ -62,7 +69,48 @@ def test_maps_of_a_network_that_reads_only_them():
     scores = maps_dependence(Reads(), loader, torch.autocast("cpu", enabled=False), logits, seed=1)
     assert scores["top1"] == 1 and scores["top1_without"] == pytest.approx(1 / 3)
     assert scores["top1_shuffled"] == pytest.approx(1 / 3, abs=0.1)
+    assert scores["top1_constant"] == scores["top1_without"]
     assert (scores["fixed"], scores["broken"]) == (400, 0)
+
+
+@pytest.mark.parametrize("of_the_image", [False, True])
+def test_a_branch_that_only_shifts_the_classes_is_told_from_one_that_knows_the_image(of_the_image):
+    """An offset is worth as much at its mean and with other images' features; knowledge of the image is not."""
+    n, labels = 300, torch.arange(300) % 3
+
+    class Net:
+        alpha, branch_on = torch.tensor(0.5), True
+
+        def eval(self):
+            return self
+
+        def backbone(self, x):
+            return x[:, 0, 0, :1]
+
+        def classifier(self, feats):
+            return torch.tensor([[0.0, 0.0, 0.1]]).expand(len(feats), 3)  # always the third class
+
+        def logits_q(self, feats, x):
+            known = torch.eye(3)[feats[:, 0].long()]
+            return known if of_the_image else torch.tensor([[0.0, 1.0, 0.0]]).expand(len(feats), 3)
+
+    class Loader:
+        batch_size = 128
+
+        def batches(self):
+            for places in (slice(0, 128), slice(128, 256), slice(256, n)):
+                yield labels[places].float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4), places
+
+    loader, net = Loader(), Net()
+    loader.labels = labels
+    feats = labels.float().view(-1, 1)
+    logits = (net.classifier(feats) + net.alpha * net.logits_q(feats, None)).numpy()
+    scores = branch_dependence(net, loader, torch.autocast("cpu", enabled=False), logits, seed=1)
+    third = pytest.approx(1 / 3)
+    assert scores["top1"] == (1 if of_the_image else third) and scores["top1_without"] == third
+    assert scores["top1_constant"] == third and scores["top1_shuffled"] == pytest.approx(1 / 3, abs=0.1)
+    if not of_the_image:
+        assert scores["fixed"] == scores["broken"] == 100  # the second class for the third
 
 
 def test_order_is_a_permutation_that_follows_the_seed():
