@@ -223,6 +223,19 @@ def test_a_finished_run_says_so_and_other_constants_are_refused(calm, capsys):
     assert (folder / "last.pt").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("kept", [("last.pt", "best.pt"), ("best.pt",), ()])  # as sweep.py's --keep leaves them
+def test_a_lost_result_is_made_again_by_the_same_command(kept, calm, tmp_path):
+    """What is said of a result.json or predictions.npz that cannot be read."""
+    folder = calm["head"][1]
+    here = shutil.copytree(folder.parents[2], tmp_path, dirs_exist_ok=True) / folder.relative_to(folder.parents[2])
+    for name in {"result.json", "predictions.npz", "last.pt", "best.pt"} - set(kept):
+        (here / name).unlink()
+    run("head", tmp_path)
+    assert_same(stored(here), stored(folder))
+    trained_again = (here / "metrics.csv").read_text() != (folder / "metrics.csv").read_text()  # its times differ
+    assert trained_again == ("last.pt" not in kept)
+
+
 def test_no_resume_starts_over(tmp_path):
     run("baseline", tmp_path, "--epochs", "1")
     result, folder = run("baseline", tmp_path, "--no-resume", "--select-by", "loss")

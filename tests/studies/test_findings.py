@@ -197,6 +197,29 @@ def test_what_the_branch_of_the_published_head_is_worth_follows_from_the_runs():
     assert f"is {smallest['p_t']:.3f} alone, {smallest['p_holm']:.2f} after correction" in section
 
 
+def size_of(name):
+    """(qubits, layers, CONTROL) from an experiment and its variant."""
+    constants = {"n_qubits": "4", "n_layers": "2", "control": "quantum"}
+    constants |= dict(part.split("=") for part in name.partition(" ")[2].split(",") if part)
+    return constants["n_qubits"], constants["n_layers"], constants["control"]
+
+
+def test_the_table_of_qubits_follows_from_the_comparisons():
+    ((table,),) = [re.findall(r"<!-- studies/qubits -->\n((?:\|.*\n)+)", FINDINGS)]
+    found = {}
+    for entry in read_json(ROOT / "studies" / "qubits" / "summary.json")["comparisons"]:
+        *size, control = size_of(f"{entry['experiment']} {entry['variant']}")
+        if entry["baseline"] != BASELINE:
+            assert (*size_of(entry["baseline"]), control) == (*size, "product", "quantum")
+            control = "twin"
+        found[(*size, control)] = f"{shown(entry)}, {entry['verdict']}", entry["n_seeds"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    for qubits, layers, n, *cells in rows:
+        expected = [found.pop((qubits, layers, what)) for what in ("quantum", "product", "twin")]
+        assert list(zip(cells, [int(n)] * 3, strict=True)) == expected, (qubits, layers)
+    assert len(rows) == 12 and not found
+
+
 def section_of_the_larger_study():
     return re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
 
