@@ -7,8 +7,8 @@
 
 Runs in a run directory with a stored plan are compared by themselves, under that plan: name their directory.
 Writes report/ into the run directory: index.html (one page, needs no network), summary.json, summary.csv, summary.tex
-and figures/; with --against into a folder of that name, so that report/ stays. docs/statistics.md says how a verdict is
-made. Exit status: 0 if every comparison of the plan (without a plan: every comparison) has all its seeds and is
+and figures/; with --against into report_against_<experiment>_<variant>/ instead. docs/statistics.md says how a verdict
+is made. Exit status: 0 if every comparison of the plan (without a plan: every comparison) has all its seeds and is
 decided, 3 if not (the last line says so), 2 for bad input.
 """
 

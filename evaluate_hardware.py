@@ -159,7 +159,8 @@ def evaluation(run, cfg) -> evaluate.Evaluation:
         f"ideal circuits, {same:,} of them get the class of predictions.npz"
         + (f"; nothing is compared with the baseline: {none}" if none else "")
     )
-    return evaluate.Evaluation(hybrid, scorer, cfg.repeats, cfg.seed, cfg.mitigate, run.result["seed"], none)
+    name = "/".join(str(run.result[part]) for part in ("experiment", "variant", "seed"))
+    return evaluate.Evaluation(hybrid, scorer, cfg.repeats, cfg.seed, cfg.mitigate, name, none)
 
 
 def entries(ev: evaluate.Evaluation, cfg, shots: list[int], sweeps: dict):

@@ -22,6 +22,7 @@ from qcifar.comparison.pairs import with_predictions
 from qcifar.comparison.plan import planned_only, read_plans
 from qcifar.comparison.runs import FinishedRun, find_runs
 from qcifar.config import SWITCH, Rule, own, settings_from_constants
+from qcifar.decided import BASELINE
 from qcifar.errors import InputError, run_script
 from qcifar.files import make_folder, read_json, write_csv, write_json
 from qcifar.sweep.plan import read_plan
@@ -73,7 +74,8 @@ def main(argv=None) -> int:
     top, folder = plan.run_dir, Path(cfg.plan).with_suffix("")
     if not (top / "plans" / f"{plan.name}.json").exists():
         raise InputError(f"{top} holds no plan {plan.name}: python sweep.py {cfg.plan} makes its runs")
-    flags = [str(top), "--data-dir", cfg.data_dir, *(["--across-recipes"] if cfg.across_recipes else [])]
+    flags = [str(top), "--against", BASELINE, "--data-dir", cfg.data_dir]
+    flags += ["--across-recipes"] if cfg.across_recipes else []
     status = compare_runs.main(flags)
     runs, _ = planned_only(find_runs([top])[0], read_plans([top]))
     runs, _ = with_predictions(runs)

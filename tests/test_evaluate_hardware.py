@@ -41,7 +41,7 @@ def evaluations(head, calm):
         finished = read_run(folder)
         hybrid = read_hybrid(finished, load(finished, OPTIONS), 0)
         ideal = [evaluate.ideal_values(circuit, circuit.angles) for circuit in hybrid.circuits]
-        found[name] = evaluate.Evaluation(hybrid, Scorer(hybrid, ideal), 4, 0, True, 42)
+        found[name] = evaluate.Evaluation(hybrid, Scorer(hybrid, ideal), 4, 0, True, f"{name}/seed42")
     return found
 
 

@@ -225,7 +225,7 @@ def test_a_finished_run_says_so_and_other_constants_are_refused(calm, capsys):
 
 @pytest.mark.parametrize("kept", [("last.pt", "best.pt"), ("best.pt",), ()])  # as sweep.py's --keep leaves them
 def test_a_lost_result_is_made_again_by_the_same_command(kept, calm, tmp_path):
-    """What is said of a result.json or predictions.npz that cannot be read."""
+    """Which is the remedy that `qcifar.results.TEST_AGAIN` names."""
     folder = calm["head"][1]
     here = shutil.copytree(folder.parents[2], tmp_path, dirs_exist_ok=True) / folder.relative_to(folder.parents[2])
     for name in {"result.json", "predictions.npz", "last.pt", "best.pt"} - set(kept):

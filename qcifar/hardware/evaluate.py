@@ -42,7 +42,7 @@ class Evaluation:
     repeats: int
     seed: int  # of the samples
     mitigate: bool
-    run_seed: int  # that the run was trained with
+    run: str  # experiment, variant and seed
     no_baseline: str = ""  # why there is no run of the baseline to compare with
 
     def entry(self, mode: str, setting: str, shots: int, repeats: list[list[torch.Tensor]], **more) -> dict:

@@ -113,7 +113,7 @@ def check_with_aer(ev: Evaluation, one: OnChip, backend, found: torch.Tensor) ->
     """
     columns = one.there.values(one.circuit.angles[:CHECKED])
     # a seed of its own, so that the checks of several runs and chips are independent of each other
-    seed = stream(ev.seed, "aer", ev.run_seed, backend.name, one.circuit.name).integers(2**31)
+    seed = stream(ev.seed, "aer", ev.run, backend.name, one.circuit.name).integers(2**31)
     counts = with_qiskit.aer_counts(one.made, one.there, columns, backend, CHECK_SHOTS, int(seed))
     expected = CHECK_SHOTS * found[: len(counts)].numpy()
     common = expected >= 5

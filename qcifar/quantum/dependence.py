@@ -107,10 +107,14 @@ def branch_dependence(model, loader, autocast, logits: np.ndarray, seed: int) ->
         hints.append(x[:, :, :1, :1])  # what a branch may read beside the features
     without, feats, hints = map(torch.cat, (without, feats, hints))
     order = shuffled_order(len(feats), seed).to(feats.device)
-    batches = zip(feats[order].split(loader.batch_size), hints[order].split(loader.batch_size), strict=True)
-    shuffled = without + model.alpha * torch.cat([model.logits_q(*batch) for batch in batches])
-    part = torch.from_numpy(logits).to(without) - without
-    return scores_of(logits, without, shuffled, without + part.mean(0), loader.labels)
+
+    def part(feats, hints):
+        batches = zip(feats.split(loader.batch_size), hints.split(loader.batch_size), strict=True)
+        return model.alpha * torch.cat([model.logits_q(*batch) for batch in batches])
+
+    shuffled = without + part(feats[order], hints[order])
+    constant = without + part(feats, hints).mean(0)
+    return scores_of(logits, without, shuffled, constant, loader.labels)
 
 
 @torch.inference_mode()
@@ -142,13 +146,15 @@ def shuffled_order(n: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(stream(seed, "dependence").permutation(n))
 
 
-def scores_of(logits: np.ndarray, without, shuffled, constant, labels: torch.Tensor) -> dict:
+def scores_of(
+    logits: np.ndarray, without: torch.Tensor, shuffled: torch.Tensor, constant: torch.Tensor, labels: torch.Tensor
+) -> dict:
     """Accuracies in [0, 1], and how many images the quantum part fixes and breaks.
 
     Args:
-        logits, without, shuffled, constant: (n, classes) of the network as it is, without its quantum part
-            ("top1_without"), with that of another image ("top1_shuffled"), and with its mean over the images
-            ("top1_constant").
+        logits, without, shuffled, constant: (n, classes) of the network as it is, without what its quantum part says
+            of an image ("top1_without"), with the quantum part of another image ("top1_shuffled"), and with its mean
+            over the images ("top1_constant").
         labels: (n,).
     """
     labels = labels.cpu()
