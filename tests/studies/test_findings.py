@@ -32,10 +32,16 @@ def lines_of(path):
         return list(csv.DictReader(file))
 
 
-def with_interval(gaps, after=""):
+def section_of(study):
+    """The text of a study's section, in one line."""
+    text = FINDINGS[FINDINGS.index(f"(`{study}`)") :]
+    return re.sub(r"\s+", " ", text[: text.index("\n## ")])
+
+
+def with_interval(gaps, after="", digits=2):
     """Mean and 95 % t interval as the pages have them."""
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval() if gaps.std() else (gaps[0], gaps[0])
-    return f"{gaps.mean():+.2f} {after}[{low:+.2f}, {high:+.2f}]".replace("-", "−")
+    return f"{gaps.mean():+.{digits}f} {after}[{low:+.{digits}f}, {high:+.{digits}f}]".replace("-", "−")
 
 
 def accuracies(packed, experiment, variant, seeds):
@@ -188,7 +194,7 @@ def worth(runs, other):
 
 
 def test_what_the_branch_of_the_published_head_is_worth_follows_from_the_runs():
-    section = re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`published`)") : FINDINGS.index("(`scratch`)")])
+    section = section_of("published")
     heads = [run for run in lines_of(ROOT / "studies" / "published" / "runs.csv") if "per_phase" in run["variant"]]
     for other in ("without", "shuffled"):
         assert with_interval(worth(heads, other), "points ") in section
@@ -220,13 +226,43 @@ def test_the_table_of_qubits_follows_from_the_comparisons():
     assert len(rows) == 12 and not found
 
 
-def section_of_the_larger_study():
-    return re.sub(r"\s+", " ", FINDINGS[FINDINGS.index("(`larger`)") : FINDINGS.index("(`core`)")])
+def test_what_is_said_of_dose_and_response_follows_from_the_runs():
+    section, folder = section_of("qubits"), ROOT / "studies" / "qubits"
+    scores, shares = {}, {"2": [], "8": []}
+    for run in lines_of(folder / "runs.csv"):
+        qubits, layers, control = size_of(f"{run['experiment']} {run['variant']}")
+        if run["experiment"] != BASELINE:
+            scores.setdefault((qubits, layers, control), {})[run["seed"]] = 100 * float(run["test_top1"])
+            if control == "quantum" and qubits in shares:
+                shares[qubits].append((layers, 100 * float(run["branch_share"])))
+    circuits = {key: np.array([found[str(seed)] for seed in range(6)]) for key, found in scores.items()}
+    sizes = [key[:2] for key in circuits if key[2] == "quantum"]
+    design = [[1, np.log2(int(qubits)), np.log2(int(layers))] for qubits, layers in sizes]
+    _, by_qubits, by_layers = np.linalg.lstsq(design, [circuits[*size, "quantum"] for size in sizes])[0]
+    assert f"{with_interval(by_qubits, 'points ')} with each doubling of the qubits" in section
+    assert f"{with_interval(by_layers)} with each doubling of the layers" in section
+    above = np.mean([circuits[*size, "quantum"] - circuits[*size, "product"] for size in sizes], axis=0)
+    assert f"{with_interval(above, 'points ', 3)} above its twin (p {stats.ttest_1samp(above, 0).pvalue:.3f}" in section
+    ends = {}
+    for qubits, found in shares.items():
+        means = [np.mean([share for at, share in found if at == layers]) for layers in "124"]
+        ends[qubits] = min(means), max(means)
+    assert "is {:.2f} to {:.2f} % with 2 qubits".format(*ends["2"]) in section
+    assert "and {:.3f} to {:.2f} % with 8".format(*ends["8"]) in section
+
+
+def test_what_is_said_of_the_36_comparisons_follows_from_them():
+    section, comparisons = section_of("qubits"), read_json(ROOT / "studies" / "qubits" / "summary.json")["comparisons"]
+    assert len(comparisons) == 36 and {entry["verdict"] for entry in comparisons} == {"equivalent"}
+    least = min(comparisons, key=lambda entry: entry["p_t"])
+    assert size_of(f" {least['variant']}") == ("6", "2", "product")
+    assert f"is {least['p_t']:.3f} alone (6 qubits, 2 layers, `product`), {least['p_holm']:.0f} after" in section
+    assert f"The baseline has {least['mean_baseline']:.2f} %" in section
 
 
 def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
     heads = [run for run in lines_of(LARGER / "runs.csv") if run["experiment"] == SCRIPTS["head"]]
-    section = section_of_the_larger_study()
+    section = section_of("larger")
     for fourier, other in itertools.product((False, True), ("without", "shuffled")):
         mine = [run for run in heads if ("control=fourier" in run["variant"]) == fourier]
         assert with_interval(worth(mine, other), "" if fourier else "points ") in section
@@ -239,7 +275,7 @@ def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
 
 
 def test_the_comparisons_of_the_larger_study_are_those_of_the_text():
-    section, comparisons = section_of_the_larger_study(), read_json(LARGER / "summary.json")["comparisons"]
+    section, comparisons = section_of("larger"), read_json(LARGER / "summary.json")["comparisons"]
     assert len(comparisons) == 3 and {entry["verdict"] for entry in comparisons} == {"equivalent"}
     for entry in comparisons:
         assert shown(entry) in section.replace(" points [", " [") and f"{entry['detectable']:.2f}" in section
