@@ -188,19 +188,52 @@ def test_the_table_of_the_published_forms_follows_from_the_predictions():
         assert minus_ours == (with_interval(scores - ours[plain]) if plain != name else "")
 
 
-def worth(runs, other):
-    """(S,) what the branch is worth beside `other` in its place at test time, points."""
-    return np.array([100 * (float(run["dependence_top1"]) - float(run[f"dependence_top1_{other}"])) for run in runs])
+def worth(runs, other, of=""):
+    """(S,) what the quantum part (or `of` in its place) is worth beside `other` in its place at test time, points."""
+    of, other = (f"dependence_top1{'_' if name else ''}{name}" for name in (of, other))
+    return np.array([100 * (float(run[of]) - float(run[other])) for run in runs])
 
 
 def test_what_the_branch_of_the_published_head_is_worth_follows_from_the_runs():
+    section, groups = section_of("published"), {}
+    for run in lines_of(ROOT / "studies" / "published" / "runs.csv"):
+        groups.setdefault((run["experiment"], bool(re.search("published|per_phase", run["variant"]))), []).append(run)
+    heads, baseline = groups[SCRIPTS["head"], True], groups[BASELINE, False]
+    assert [run["seed"] for run in heads] == [run["seed"] for run in baseline]
+    alone = np.array([100 * float(run["dependence_top1_without"]) for run in heads])
+    gaps = alone - [100 * float(run["test_top1"]) for run in baseline]
+    said = f"are at {with_interval(gaps, 'points ')} of the baseline, and the branch brings back "
+    said += f"{with_interval(worth(heads, 'without'))} of it; features of other images do as well "
+    said += f"({with_interval(worth(heads, 'without', 'shuffled'))}), and so does the mean of its logits over all "
+    said += f"images ({with_interval(worth(heads, 'without', 'constant'))})"
+    assert said in section
+    assert f"no more than its mean, {with_interval(worth(heads, 'constant'))}." in section
+    for key, name in (
+        ((SCRIPTS["head"], False), "head"),
+        ((SCRIPTS["channels"], False), "channels"),
+        ((SCRIPTS["channels"], True), "channels as published"),
+    ):
+        assert f"{with_interval(worth(groups[key], 'without'))} ({name})" in section
+    ours = groups[SCRIPTS["head"], False]
+    share, changed = (
+        np.mean([sum(float(run[name]) for name in names) for run in ours])
+        for names in (["branch_share"], ["dependence_fixed", "dependence_broken"])
+    )
+    assert f"({100 * share:.2f} % of the variance of the logits, {changed:.0f} of 2,500 images" in section
+
+
+def test_what_the_published_forms_rule_out_follows_from_the_comparisons():
     section = section_of("published")
-    heads = [run for run in lines_of(ROOT / "studies" / "published" / "runs.csv") if "per_phase" in run["variant"]]
-    for other in ("without", "shuffled"):
-        assert with_interval(worth(heads, other), "points ") in section
     comparisons = read_json(ROOT / "studies" / "published" / "summary.json")["comparisons"]
+    highest = [entry["interval_seeds"][1] for entry in comparisons]
+    names = ("points (head)", "(head as published)", "(channels)", "(channels as published)")
+    for high, name in zip(highest, names, strict=True):
+        assert f"{high:.2f} {name}" in section
     smallest = min(comparisons, key=lambda entry: entry["p_t"])
-    assert f"is {smallest['p_t']:.3f} alone, {smallest['p_holm']:.2f} after correction" in section
+    assert smallest["difference"] < 0 and f"{smallest['p_t']:.3f} alone and {smallest['p_holm']:.2f} after" in section
+    assert f"losses of up to {-smallest['interval_seeds'][0]:.2f} points" in section
+    found = sorted(entry["detectable"] for entry in comparisons)
+    assert f"true differences of {found[0]:.2f} to {found[-1]:.2f} points" in section
 
 
 def size_of(name):
