@@ -73,14 +73,22 @@ def test_maps_of_a_network_that_reads_only_them():
     assert (scores["fixed"], scores["broken"]) == (400, 0)
 
 
-@pytest.mark.parametrize(("of_the_image", "expected"), [(False, (0.6, 0.3, 0.6, 0.6)), (True, (1.0, 0.3, 0.46, 0.6))])
-def test_a_branch_that_only_shifts_the_classes_is_told_from_one_that_knows_the_image(of_the_image, expected):
-    """Of the first 0.3, of the second 0.6, of the third 0.1; the classifier says the first, by 0.1.
+@pytest.mark.parametrize(
+    ("offset", "first", "expected"),
+    [
+        (0.3, 0.2, (0.3, 0.3, 0.3, 0.3)),  # too small at alpha 0.5
+        (0.5, 0.2, (0.6, 0.3, 0.6, 0.6)),
+        (None, 0.1, (1.0, 0.3, 0.46, 0.6)),  # the mean says the second by 0.6 / 2 - 0.3 / 2 = 0.15 more
+        (None, 0.2, (1.0, 0.3, 0.46, 0.3)),
+    ],
+)
+def test_a_branch_that_only_shifts_the_classes_is_told_from_one_that_knows_the_image(offset, first, expected):
+    """Of the first class 0.3, of the second 0.6, of the third 0.1, in that order; the classifier says the first.
 
-    An offset is worth as much at its mean and with other images' features. What is known of the images (logits of one
-    for their class, at α = 0.5) is worth more than its mean, which says the second by 0.6 / 2 - 0.3 / 2 = 0.15 more.
+    An offset (of the second class) is worth as much at its mean and with other images' features. What is known of the
+    images (logits of one for their class, at alpha 0.5) is worth more than its mean over all of them.
     """
-    n, labels = 1000, torch.tensor([0] * 3 + [1] * 6 + [2]).repeat(100)
+    n, labels = 1000, torch.tensor([0] * 300 + [1] * 600 + [2] * 100)
 
     class Net:
         alpha, branch_on = torch.tensor(0.5), True
@@ -92,11 +100,11 @@ def test_a_branch_that_only_shifts_the_classes_is_told_from_one_that_knows_the_i
             return x[:, 0, 0, :1]
 
         def classifier(self, feats):
-            return torch.tensor([[0.1, 0.0, 0.0]]).expand(len(feats), 3)
+            return torch.tensor([[first, 0.0, 0.0]]).expand(len(feats), 3)
 
         def logits_q(self, feats, x):
             known = torch.eye(3)[feats[:, 0].long()]
-            return known if of_the_image else torch.tensor([[0.0, 0.3, 0.1]]).expand(len(feats), 3)
+            return known if offset is None else torch.tensor([[0.0, offset, 0.0]]).expand(len(feats), 3)
 
     class Loader:
         batch_size = 400
@@ -111,7 +119,7 @@ def test_a_branch_that_only_shifts_the_classes_is_told_from_one_that_knows_the_i
     logits = (net.classifier(feats) + net.alpha * net.logits_q(feats, None)).numpy()
     scores = branch_dependence(net, loader, torch.autocast("cpu", enabled=False), logits, seed=1)
     found = [scores[name] for name in ("top1", "top1_without", "top1_shuffled", "top1_constant")]
-    assert found == pytest.approx(expected, abs=0.05 if of_the_image else 1e-9)
+    assert found == pytest.approx(expected, abs=0.05)
     assert scores["fixed"] - scores["broken"] == round(n * (scores["top1"] - scores["top1_without"]))
 
 

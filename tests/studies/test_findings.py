@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from qcifar.comparison.packed import read_packed
 from qcifar.files import read_json
@@ -66,6 +67,28 @@ def test_the_comparisons_follow_from_the_predictions(study):
             found = stats.ttest_1samp(difference, 0)
             assert entry["interval_seeds"] == pytest.approx(list(found.confidence_interval()))
             assert entry["p_t"] == pytest.approx(found.pvalue)
+            sides = ("greater", -entry["margin"]), ("less", entry["margin"])
+            two = [stats.ttest_1samp(difference, bound, alternative=side).pvalue for side, bound in sides]
+            assert entry["p_equivalence"] == pytest.approx(max(two))
+
+
+def test_p_is_corrected_over_the_planned_comparisons_and_over_the_checks(study):
+    for check in (False, True):
+        family = [one for one in study[1]["comparisons"] if not one["exploratory"] and bool(one["check"]) == check]
+        given = [1.0 if one["p_t"] is None else one["p_t"] for one in family]
+        corrected = multipletests(given, method="holm")[1] if family else []
+        assert [1.0 if one["p_holm"] is None else one["p_holm"] for one in family] == pytest.approx(list(corrected))
+
+
+def test_the_lines_of_runs_follow_from_the_predictions(study):
+    packed, summary = study
+    lines = lines_of(ROOT / "studies" / summary["plan"]["name"] / "runs.csv")
+    assert len(lines) == len(packed.seed)
+    for line in lines:
+        ((top1,),) = [accuracies(packed, line["experiment"], line["variant"], [int(line["seed"])])]
+        assert 100 * float(line["test_top1"]) == pytest.approx(top1)
+        if line["dependence_top1"]:
+            assert line["dependence_top1"] == line["test_top1"]
 
 
 def test_the_verdicts_follow_from_intervals_and_corrected_p(study):
@@ -73,8 +96,11 @@ def test_the_verdicts_follow_from_intervals_and_corrected_p(study):
         if entry["verdict"] in ("better", "worse"):
             assert entry["p_holm"] < 0.05 and (entry["difference"] > 0) == (entry["verdict"] == "better")
         elif entry["verdict"] == "equivalent":
-            low, high = entry["interval_seeds"]
-            assert entry["p_equivalence"] < 0.05 and abs(low + high) / 2 < entry["margin"]
+            assert entry["identical"] or entry["p_equivalence"] < 0.05
+        elif entry["verdict"] == "not worse":
+            assert entry["interval_seeds"][0] > -entry["margin"]
+        else:
+            assert entry["verdict"] == "undecided" and entry["p_holm"] >= 0.05 <= entry["p_equivalence"]
 
 
 def tables_of_the_readme():
@@ -98,6 +124,10 @@ def entry_of(comparisons, script, control, plant):
         and [part for part in one["variant"].split(",") if part.startswith("plant=")] == wanted
     ]
     return entry
+
+
+def test_the_readme_has_its_tables():
+    assert [folder.name for folder, _ in tables_of_the_readme()] == ["larger", "core"]
 
 
 @pytest.mark.parametrize(("folder", "rows"), list(tables_of_the_readme()))
@@ -202,24 +232,27 @@ def test_what_the_branch_of_the_published_head_is_worth_follows_from_the_runs():
     assert [run["seed"] for run in heads] == [run["seed"] for run in baseline]
     alone = np.array([100 * float(run["dependence_top1_without"]) for run in heads])
     gaps = alone - [100 * float(run["test_top1"]) for run in baseline]
-    said = f"are at {with_interval(gaps, 'points ')} of the baseline, and the branch brings back "
-    said += f"{with_interval(worth(heads, 'without'))} of it; features of other images do as well "
-    said += f"({with_interval(worth(heads, 'without', 'shuffled'))}), and so does the mean of its logits over all "
-    said += f"images ({with_interval(worth(heads, 'without', 'constant'))})"
-    assert said in section
-    assert f"no more than its mean, {with_interval(worth(heads, 'constant'))}." in section
+    assert f"are at {with_interval(gaps, 'points ')} of the baseline" in section
+    for said, numbers in (
+        ("branch brings back {} of it", worth(heads, "without")),
+        ("mean of its logits over all images {}:", worth(heads, "without", "constant")),
+        ("worth beyond its mean is {}.", worth(heads, "constant")),
+        ("features of other images it brings back {};", worth(heads, "without", "shuffled")),
+        ("the right ones are worth {} more", worth(heads, "shuffled")),
+    ):
+        assert said.format(with_interval(numbers)) in section
     for key, name in (
         ((SCRIPTS["head"], False), "head"),
         ((SCRIPTS["channels"], False), "channels"),
         ((SCRIPTS["channels"], True), "channels as published"),
     ):
-        assert f"{with_interval(worth(groups[key], 'without'))} ({name})" in section
+        assert f"{with_interval(worth(groups[key], 'without'))} ({name}" in section
     ours = groups[SCRIPTS["head"], False]
     share, changed = (
         np.mean([sum(float(run[name]) for name in names) for run in ours])
         for names in (["branch_share"], ["dependence_fixed", "dependence_broken"])
     )
-    assert f"({100 * share:.2f} % of the variance of the logits, {changed:.0f} of 2,500 images" in section
+    assert f"({100 * share:.2f} % of the variance of the logits; without it {changed:.0f} of 2,500 images" in section
 
 
 def test_what_the_published_forms_rule_out_follows_from_the_comparisons():
@@ -234,6 +267,19 @@ def test_what_the_published_forms_rule_out_follows_from_the_comparisons():
     assert f"losses of up to {-smallest['interval_seeds'][0]:.2f} points" in section
     found = sorted(entry["detectable"] for entry in comparisons)
     assert f"true differences of {found[0]:.2f} to {found[-1]:.2f} points" in section
+    groups, reach = {}, []
+    packed = read_packed(ROOT / "studies" / "published" / "predictions.npz")
+    for entry in comparisons:
+        scores = accuracies(packed, entry["experiment"], entry["variant"], range(6))
+        groups.setdefault(entry["experiment"], []).append(scores)  # first ours, then as published
+    for name in ("channels", "head"):
+        ours, published = groups[SCRIPTS[name]]
+        low, high = stats.ttest_1samp(published - ours, 0).confidence_interval()
+        reach.append(f"{-low:.2f}, {high:.2f}")
+    worse = re.search(
+        r"may be ([\d.]+) points worse than ours or ([\d.]+) better, the head ([\d.]+) worse or ([\d.]+)", section
+    )
+    assert reach == [f"{worse[1]}, {worse[2]}", f"{worse[3]}, {worse[4]}"]
 
 
 def size_of(name):
@@ -261,11 +307,12 @@ def test_the_table_of_qubits_follows_from_the_comparisons():
 
 def test_what_is_said_of_dose_and_response_follows_from_the_runs():
     section, folder = section_of("qubits"), ROOT / "studies" / "qubits"
-    scores, shares = {}, {"2": [], "8": []}
+    scores, shares, heads = {}, {"2": [], "8": []}, []
     for run in lines_of(folder / "runs.csv"):
         qubits, layers, control = size_of(f"{run['experiment']} {run['variant']}")
         if run["experiment"] != BASELINE:
             scores.setdefault((qubits, layers, control), {})[run["seed"]] = 100 * float(run["test_top1"])
+            heads += [(qubits, run)] if control == "quantum" else []
             if control == "quantum" and qubits in shares:
                 shares[qubits].append((layers, 100 * float(run["branch_share"])))
     circuits = {key: np.array([found[str(seed)] for seed in range(6)]) for key, found in scores.items()}
@@ -276,6 +323,14 @@ def test_what_is_said_of_dose_and_response_follows_from_the_runs():
     assert f"{with_interval(by_layers)} with each doubling of the layers" in section
     above = np.mean([circuits[*size, "quantum"] - circuits[*size, "product"] for size in sizes], axis=0)
     assert f"{with_interval(above, 'points ', 3)} above its twin (p {stats.ttest_1samp(above, 0).pvalue:.3f}" in section
+    assert f"{np.mean(above) * 25:.1f} of 2,500 images" in section
+    parts = [worth([run for _, run in heads if run["seed"] == str(seed)], "without").mean() for seed in range(6)]
+    assert f"it is worth {with_interval(np.array(parts), 'points ')} on average over the 12 sizes" in section
+    changed = [
+        np.mean([sum(float(run[f"dependence_{name}"]) for name in ("fixed", "broken")) for at, run in heads if at == q])
+        for q in "28"
+    ]
+    assert "without it {:.0f} images (2 qubits) to {:.0f} (8)".format(*changed) in section
     ends = {}
     for qubits, found in shares.items():
         means = [np.mean([share for at, share in found if at == layers]) for layers in "124"]
@@ -291,6 +346,9 @@ def test_what_is_said_of_the_36_comparisons_follows_from_them():
     assert size_of(f" {least['variant']}") == ("6", "2", "product")
     assert f"is {least['p_t']:.3f} alone (6 qubits, 2 layers, `product`), {least['p_holm']:.0f} after" in section
     assert f"The baseline has {least['mean_baseline']:.2f} %" in section
+    found = sorted(entry["detectable"] for entry in comparisons)
+    assert f"true differences of {found[0]:.2f} to {found[-1]:.2f} points" in section
+    assert f"in {sum(one > 0.5 for one in found)} of the 36 comparisons that is more than the margin" in section
 
 
 def test_what_the_branch_is_worth_in_the_larger_study_follows_from_the_runs():
