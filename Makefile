@@ -18,6 +18,8 @@ PY := $(BIN)/python
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
 SMALL := studies/$(if $(wildcard data/cifar-100-python/test),small,small_synthetic).toml
 IN_TWO := $(PY) -m pytest -n 2 --dist loadfile
+# First, so that neither process waits for the other at the end; xdist would begin with the files of most tests.
+LONGEST := tests/test_killed.py tests/test_sweep.py tests/test_distributed.py tests/test_scripts.py
 DEMO := --dataset synthetic --weights none --img-size 32 --epochs 4 --run-dir runs/demo --no-resume
 
 .PHONY: cpu demo study test test-slow test-all hardware lint requirements clean
@@ -39,7 +41,7 @@ test: $(READY)
 	@$(MAKE) --no-print-directory lint
 
 test-slow: $(READY)
-	$(IN_TWO) -m "slow and not hardware"  # a file's tests share what it has prepared
+	$(IN_TWO) --no-loadscope-reorder -m "slow and not hardware" $(LONGEST) tests  # a file's tests share what it has prepared
 
 test-all: test test-slow
 
