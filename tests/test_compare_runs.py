@@ -138,16 +138,7 @@ def test_dependence_on_the_branch_is_shown(constant, tmp_path, capsys, without_f
     section = html[html.index('<section id="dependence">') : html.index('<section id="classes">')]
     assert "not what a classical network would reach" in section
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", section[section.index("<tbody>") :])
-    assert cells == [
-        "hybrid_qhead",
-        "2",
-        "43.00",
-        "41.50",
-        "40.00",
-        "42.00" if known else "–",
-        "30.5",
-        "11.0",
-    ]
+    assert cells == ["hybrid_qhead", "2", "43.00", "41.50", "40.00", "42.00" if known else "–", "30.5", "11.0"]
 
 
 def test_each_set_of_seeds_has_its_line_of_the_baseline(tmp_path, capsys, without_figures):
